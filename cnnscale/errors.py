@@ -1,0 +1,71 @@
+"""Every error and warning that cnnscale raises on purpose.
+
+    CnnScaleError
+    ├── UsageError          arguments that contradict each other or lie out of range
+    ├── ModelError          the model could not be loaded, built or run at the baseline's input size
+    ├── TraceError          torch.fx could not follow the model's forward
+    ├── UnsupportedOpError  no width rule for an operation on the path of a channel
+    ├── WidthError          no assignment of widths satisfies the model
+    ├── PlanError           a plan that is malformed or belongs to another model
+    ├── RewriteError        the scaled model is not what the plan says
+    └── GrowthError         the measured growth is out of tolerance (``strict=True``)
+
+    GrowthWarning           the same, without ``strict``
+
+Each message says what happened, where (node, ``file:line``, shape) and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CnnScaleError",
+    "GrowthError",
+    "GrowthWarning",
+    "ModelError",
+    "PlanError",
+    "RewriteError",
+    "TraceError",
+    "UnsupportedOpError",
+    "UsageError",
+    "WidthError",
+]
+
+
+class CnnScaleError(Exception):
+    """Base class of all errors raised by cnnscale."""
+
+
+class UsageError(CnnScaleError, ValueError):
+    """Arguments contradict each other or lie out of range."""
+
+
+class ModelError(CnnScaleError):
+    """The model could not be loaded, built, or run at the baseline's input size."""
+
+
+class TraceError(CnnScaleError):
+    """torch.fx could not follow the model's forward."""
+
+
+class UnsupportedOpError(CnnScaleError):
+    """An operation on the path of a channel has no width rule."""
+
+
+class WidthError(CnnScaleError):
+    """No assignment of widths satisfies the model's constraints."""
+
+
+class PlanError(CnnScaleError):
+    """A plan is malformed, of another version, or belongs to another model."""
+
+
+class RewriteError(CnnScaleError):
+    """The scaled model is not what the plan says."""
+
+
+class GrowthError(CnnScaleError):
+    """The measured growth is out of tolerance."""
+
+
+class GrowthWarning(UserWarning):
+    """The measured growth is out of tolerance, or cannot reach its target."""

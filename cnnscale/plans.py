@@ -1,0 +1,171 @@
+"""The plan: what will be done to a model, as data.
+
+A plan holds no tensor and needs no torch. It says, for one model at one input size, how often each stage's block
+repeats, how many channels each group of tied channels has, and which input size goes with it; and what all that costs.
+It goes to JSON and back without loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .coefficients import Coefficients, Multipliers
+from .errors import PlanError
+from .formatting import format_plan
+
+__all__ = ["PLAN_VERSION", "Cost", "Fixed", "Options", "Plan", "Stage", "Width"]
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs: ``macs`` (1 MAC = 2 FLOPs), ``params``, and ``activations``, the output elements of the
+    convolutions. MACs are those of convolutions, linear layers and matrix products, as
+    ``torch.utils.flop_counter`` counts them; normalisation, activation functions and pooling count nothing."""
+
+    macs: int
+    params: int
+    activations: int
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Stage(_Record):
+    """A run of blocks whose input and output shapes agree, and the block that opens it."""
+
+    path: str
+    """Module path of the container, or of the first block where the stage shares its container with others."""
+    block: str
+    """Class name of the block that is repeated (the last of the stage)."""
+    repeats: int
+    new_repeats: int
+    width: int
+    """Output channels of the stage in the baseline."""
+    new_width: int
+    note: str = ""
+    """Why the repeats stayed, where they did."""
+
+
+class Width(_Record):
+    """A group of channels that are tied together and therefore have one width."""
+
+    name: str
+    """Module path of the group's first layer; unique within a plan."""
+    layers: tuple[str, ...]
+    """Module paths of all convolutions and linear layers whose output has this width."""
+    before: int
+    wanted: float
+    """The width before rounding."""
+    after: int
+    rule: str
+    """Where the number wanted comes from, for people: ``rounded to a multiple of 8``, ``6 x block input``, ..."""
+
+
+class Fixed(_Record):
+    """Something that was not scaled, and why."""
+
+    what: str
+    why: str
+
+
+class Options(_Record):
+    """The options of :func:`cnnscale.scale` which shaped a plan."""
+
+    divisor: int = 8
+    round_limit: float = 0.9
+    depth_rounding: Literal["ceil", "round", "floor"] = "ceil"
+    pin: tuple[str, ...] = ()
+    pin_depth: tuple[str, ...] = ()
+    fit: bool = False
+    tolerance: float = 0.03
+
+
+class Plan(_Record):
+    """How one model becomes another; made by :func:`cnnscale.plan`, carried out by :func:`cnnscale.apply`."""
+
+    version: Literal[1] = PLAN_VERSION
+    model: str
+    """Qualified class name of the baseline."""
+    fingerprint: str
+    """SHA-256 of the names and shapes of the baseline's parameters and buffers."""
+    phi: float | None
+    coefficients: Coefficients
+    multipliers: Multipliers
+    """Wanted: coefficients at phi, or as given; after fitting, where the fit came to rest."""
+    achieved: Multipliers
+    """Got, after rounding: blocks after / before, mean width after / before, pixels after / before."""
+    baseline_size: tuple[int, ...]
+    """Input size of the baseline, (C, H, W)."""
+    input_size: tuple[int, ...]
+    """Input size of the scaled model, (C, H, W)."""
+    stages: tuple[Stage, ...]
+    widths: tuple[Width, ...]
+    fixed: tuple[Fixed, ...]
+    before: Cost
+    after: Cost
+    options: Options
+
+    @property
+    def growth(self) -> float:
+        """Planned MACs, scaled / baseline."""
+        return self.after.macs / self.before.macs
+
+    @property
+    def target_growth(self) -> float | None:
+        """2 ** phi, or None where multipliers were given instead of phi."""
+        return None if self.phi is None else 2.0**self.phi
+
+    @property
+    def formula_growth(self) -> float:
+        """What the formula promises: (alpha * beta**2 * gamma**2) ** phi, or depth * width**2 * resolution**2."""
+        return self.multipliers.growth if self.phi is None else self.coefficients.at(self.phi).growth
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the plan leaves the model exactly as it is."""
+        return (
+            self.baseline_size == self.input_size
+            and all(s.repeats == s.new_repeats for s in self.stages)
+            and all(w.before == w.after for w in self.widths)
+        )
+
+    def __str__(self) -> str:
+        return format_plan(self)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The plan as JSON text; also written to ``path`` where one is given."""
+        text = self.model_dump_json(indent=2) + "\n"
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Plan:
+        """Read a plan from JSON text, or from the file that a ``Path`` names.
+
+        Raises:
+            PlanError: the file cannot be read, or its text is not a plan of this version; the message names the field.
+        """
+        where = "plan"
+        try:
+            if isinstance(source, Path):
+                where, source = str(source), source.read_text(encoding="utf-8")
+            return cls.model_validate_json(source)
+        except OSError as error:
+            raise PlanError(f"cannot read plan {where}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise PlanError(f"{where} is not a plan: it is not UTF-8 text") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "document"
+            raise PlanError(
+                f"{where} is not a plan of version {PLAN_VERSION}: {field}: {first['msg']}; "
+                "make it again with `python -m cnnscale plan MODEL --json`"
+            ) from error

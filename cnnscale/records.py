@@ -1,0 +1,72 @@
+"""What a scaled model carries: the verification of its cost, and the scaling as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .formatting import format_scaling
+from .plans import Cost, Plan
+
+__all__ = ["Scaling", "Verification"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The measured cost of a scaled model against its baseline, its plan and its target."""
+
+    baseline: Cost
+    scaled: Cost
+    planned: Cost | None
+    """The plan's cost; None where the model was not made from a plan."""
+    target_growth: float | None
+    """2 ** phi, or None where multipliers were given instead of phi."""
+    formula_growth: float | None
+    """(alpha * beta**2 * gamma**2) ** phi."""
+    tolerance: float
+    thop_growth: float | None
+    """MACs growth of the convolution and linear *modules* as thop counts them; None where thop cannot run the model.
+    It differs from ``growth`` where a model multiplies outside modules (functional convolution, matmul)."""
+    changed: float
+    """Fraction of the weights of 2 or more dimensions which changed shape or belong to a copied block."""
+    notes: tuple[str, ...] = ()
+    """Why the growth is what it is, and what the two counters disagree on."""
+
+    @property
+    def growth(self) -> float:
+        """Measured MACs, scaled / baseline."""
+        return self.scaled.macs / self.baseline.macs
+
+    @property
+    def params_growth(self) -> float:
+        return self.scaled.params / self.baseline.params
+
+    @property
+    def activations_growth(self) -> float:
+        return self.scaled.activations / max(1, self.baseline.activations)
+
+    @property
+    def as_planned(self) -> bool:
+        """Whether the measured cost equals the planned one, integer by integer."""
+        return self.planned is None or self.planned == self.scaled
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cost is as planned and, where there is a target, the growth within tolerance of it."""
+        on_target = self.target_growth is None or abs(self.growth / self.target_growth - 1) <= self.tolerance
+        return self.as_planned and on_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What was done to a model; ``model.scaling`` of every scaled model."""
+
+    input_size: tuple[int, ...]
+    """The scaled model's input size, (C, H, W)."""
+    plan: Plan
+    verification: Verification
+    form: Literal["module", "graph"]
+    """``module``: the baseline's own class. ``graph``: a torch.fx.GraphModule."""
+
+    def __str__(self) -> str:
+        return format_scaling(self)
