@@ -1,0 +1,250 @@
+"""Module -> torch.fx graph, with today's value on every node.
+
+The tracer is concolic: each proxy carries the value that its node has for one input on the meta device, and wherever
+Python needs a concrete answer (``if``, ``int()``, ``len()``, iteration) that value gives it. So control flow that
+depends on shapes traces; control flow that depends on data does not, and says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .errors import ModelError, TraceError
+
+__all__ = ["BATCH", "Call", "Trace", "describe", "example_input", "is_leaf", "meta_copy", "trace", "user_frame"]
+
+BATCH = 2  # norm layers in train mode refuse one value per channel
+_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
+
+
+def meta_copy(model: nn.Module, *, hooks: bool = False) -> nn.Module:
+    """A deep copy on the meta device, with or without hooks; no weight is copied and ``model`` is left alone."""
+    memo: dict[int, Any] = {}
+    if not hooks:
+        memo = {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
+    for tensor in _tensors(model):
+        memo.setdefault(id(tensor), _meta_like(tensor))
+    return copy.deepcopy(model, memo)
+
+
+def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        for store in (module._parameters, module._buffers, vars(module)):
+            yield from (t for t in store.values() if isinstance(t, torch.Tensor))
+
+
+def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
+    meta = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
+        vars(meta).update(vars(tensor))
+    return meta
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one non-leaf module: its nodes are ``nodes[start:stop]`` of the trace, ``output`` what it returned."""
+
+    path: str
+    start: int
+    stop: int
+    output: Any
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced model. ``module`` is the meta copy that the graph's targets refer to; ``node.meta["val"]`` is today's value."""
+
+    module: nn.Module
+    graph: fx.Graph
+    nodes: tuple[fx.Node, ...]
+    calls: tuple[Call, ...]
+    input_size: tuple[int, ...]
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether the module is one of torch's own layers, which rules know, and not a container."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return type(module).__module__.startswith("torch.nn") and not isinstance(module, containers)
+
+
+def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False) -> Trace:
+    """Trace ``module``, which must be on the meta device and is set to train or eval mode.
+
+    Raises:
+        ModelError: the model does not run at ``input_size``.
+        TraceError: the model runs, but its control flow depends on data.
+    """
+    module.train(train)
+    tracer = _Tracer(example_input(module, input_size))
+    with _scripting_refused(module), torch.no_grad():
+        try:
+            graph = tracer.trace(module)
+        except Exception as error:  # user code may raise anything; it becomes one of two typed errors
+            raise _failure(module, tracer, error, input_size) from error
+    return Trace(module, graph, tuple(graph.nodes), tuple(tracer.calls), input_size)
+
+
+def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = BATCH) -> torch.Tensor:
+    """An empty batch of ``input_size`` (C, H, W) on the meta device, of the dtype of the module's parameters."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return torch.empty(batch, *input_size, device="meta", dtype=dtype)
+
+
+@contextmanager
+def _scripting_refused(module: nn.Module) -> Iterator[None]:
+    for path, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            raise TraceError(f"module {path or '(root)'} is scripted, so its code cannot be read; pass the eager module")
+    yield
+
+
+class _Value(fx.Proxy):
+    """A proxy that answers with today's value where Python insists on one."""
+
+    @property
+    def value(self) -> Any:
+        return self.node.meta["val"]
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __index__(self) -> int:
+        return operator.index(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[i] for i in range(len(self.value))])
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.value
+
+    def keys(self) -> Any:
+        return self.value.keys()
+
+    def __ceil__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, example: torch.Tensor) -> None:
+        super().__init__()
+        self.example = example
+        self.evaluating = False
+        self.calls: list[Call] = []
+        self.last: fx.Node | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        self.last = proxy.node
+        self.evaluating = True
+        try:
+            proxy.node.meta["val"] = self._evaluate(proxy.node)
+        finally:
+            self.evaluating = False
+        return proxy
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        start = len(self.graph.nodes)
+        result = super().call_module(m, forward, args, kwargs)
+        if not is_leaf(m):
+            output = fx.node.map_aggregate(result, lambda v: v.node if isinstance(v, fx.Proxy) else v)
+            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output))
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.evaluating:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            if node.prev.op == "root":
+                return self.example
+            return node.args[0] if node.args else None
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "output":
+            return args[0]
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def _failure(
+    module: nn.Module, tracer: _Tracer, error: Exception, input_size: tuple[int, ...]
+) -> ModelError | TraceError:
+    """What to tell: does the model itself fail at this input, or only its trace?"""
+    where = user_frame(error.__traceback__)
+    kind, reason = type(error).__name__, str(error).strip().split("\n")[0]
+    try:
+        module(tracer.example)
+    except Exception as own:  # the user's model fails by itself
+        data = "meta" in str(own) and ("item" in str(own) or "local_scalar" in str(own) or "data" in str(own))
+        if not data:
+            return ModelError(
+                f"{type(module).__name__} does not run at input_size {input_size}: {type(own).__name__}: "
+                f"{str(own).strip().splitlines()[0] if str(own).strip() else own!r}{user_frame(own.__traceback__)}; "
+                "pass the (C, H, W) that the model takes as input_size"
+            )
+    node = f" after node {tracer.last.name!r}" if tracer.last is not None else ""
+    return TraceError(
+        f"cannot trace {type(module).__name__}{node}: {kind}: {reason}{where}; "
+        "control flow that depends on the data cannot be scaled: make it depend on shapes, or scale a submodule"
+    )
+
+
+def user_frame(tb: TracebackType | None) -> str:
+    """`` at file:line`` of the innermost frame that is neither torch's nor ours, or nothing."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    for frame in reversed(traceback.extract_tb(tb)):
+        if not frame.filename.startswith((*ours, "<")):
+            return f" at {frame.filename}:{frame.lineno} ({frame.line})"
+    return ""
+
+
+def describe(node: fx.Node) -> str:
+    """The node for an error message: name, operation, module path and value's shape."""
+    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    module = f" in {stack[-1][0] or '(root)'} ({stack[-1][1].__name__})" if stack else ""
+    value = node.meta.get("val")
+    shape = f", shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else ""
+    return f"node {node.name!r} ({target}){module}{shape}"
