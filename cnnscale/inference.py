@@ -1,0 +1,128 @@
+"""Graph -> equations: every node's rule is run once, and its result is held against the traced value.
+
+The checks at the end of :func:`infer` make a wrong rule loud: the symbolic shape, at today's sizes, must be the shape that
+torch itself gave.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .errors import CnnScaleError, UnsupportedOpError
+from .layers import layer_rule
+from .ops import RULES, integers, operation_name, unknown
+from .shapes import Context, Lit, Sym, hints, symbolic_tensors
+from .symbolic import Poly, as_poly
+from .tracing import BATCH, Trace
+
+__all__ = ["Override", "infer"]
+
+Override = Callable[[Any], Any]
+"""Changes a node's symbolic result, by the node's name (depth changes the channels behind concatenating stages)."""
+
+
+def infer(ctx: Context, trace: Trace, overrides: dict[str, Override] | None = None, *, free: bool = False) -> dict[fx.Node, Any]:
+    """Walk ``trace``, filling ``ctx``; returns each node's symbolic value.
+
+    The image's channels and the channels of whatever the network returns are pinned, unless ``free``.
+
+    Raises:
+        UnsupportedOpError: an operation has no rule, or a rule cannot express it.
+    """
+    env: dict[fx.Node, Any] = {}
+    for node in trace.nodes:
+        ctx.node = node
+        if free and node.op == "output":
+            continue
+        try:
+            value = _value(ctx, trace, node, env)
+        except CnnScaleError:
+            raise
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+            raise UnsupportedOpError(
+                f"the width rule for {ctx.where} does not cover this use ({type(error).__name__}: {error}); "
+                "open an issue with this line, or keep the part out by scaling a submodule"
+            ) from error
+        if isinstance(value, Sym) and hints(value) != hints(node.meta["val"]):
+            raise UnsupportedOpError(f"the width rule for {ctx.where} gives shape {hints(value)}; please open an issue")
+        if overrides and node.name in overrides:
+            value = overrides[node.name](value)
+        env[node] = value
+    return env
+
+
+def _value(ctx: Context, trace: Trace, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+    if node.op == "placeholder":
+        return _input(ctx, trace) if node is trace.nodes[0] else node.meta["val"]
+    if node.op == "get_attr":
+        return _attribute(ctx, str(node.target))
+    if node.op == "output":
+        for sym in symbolic_tensors(_arguments(node.args, env)):
+            for dim in sym.shape[1:]:
+                ctx.equations.freeze(dim, "the output")
+        return None
+    args, kwargs = _arguments((node.args, node.kwargs), env)
+    if node.op == "call_module":
+        return _layer(ctx, trace.module, str(node.target), args, kwargs)
+    if isinstance(node.target, type) and issubclass(node.target, tuple):  # a NamedTuple of outputs
+        return (*args, *kwargs.values())
+    name = operation_name(node.target)
+    number = integers(ctx, name, args)
+    if number is not None:
+        return number
+    known = RULES.get(name)
+    if known is not None:
+        return known(ctx, *args, **kwargs)
+    return unknown(ctx) if symbolic_tensors((args, kwargs)) else node.meta["val"]
+
+
+def _input(ctx: Context, trace: Trace) -> Sym:
+    channels, *sides = trace.input_size
+    if "input" not in ctx.tensors:
+        names = "DHW"[-len(sides) :]
+        ctx.tensors["input"] = (
+            ctx.equations.atom("N", BATCH),
+            as_poly(channels),
+            *(ctx.equations.atom(name, side) for name, side in zip(names, sides, strict=True)),
+        )
+    return Sym(ctx.tensors["input"])
+
+
+def _attribute(ctx: Context, target: str) -> Any:
+    value = operator.attrgetter(target)(ctx.module)
+    if not isinstance(value, torch.Tensor):
+        return value
+    sym = ctx.tensor(target)
+    assert sym is not None
+    return sym
+
+
+def _layer(ctx: Context, root: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    module = root.get_submodule(path)
+    known = layer_rule(module)
+    tensors = [*args, *kwargs.values()]
+    if known is None or len(tensors) != 1 or not isinstance(tensors[0], Sym):
+        return unknown(ctx)
+    return known(ctx, path, module, tensors[0])
+
+
+def _arguments(value: Any, env: dict[fx.Node, Any], path: tuple[str | int, ...] = ()) -> Any:
+    """A node's (args, kwargs) with nodes replaced by their symbolic values and literal integers marked with their place."""
+    if isinstance(value, fx.Node):
+        return env[value]
+    if isinstance(value, dict):
+        return {k: _arguments(v, env, (*path, k)) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_arguments(v, env, (*path, i)) for i, v in enumerate(value)) if type(value) in (tuple, list) else tuple(_arguments(v, env, (*path, i)) for i, v in enumerate(value))  # fmt: skip
+    if isinstance(value, slice):
+        return slice(*(_arguments(getattr(value, n), env, (*path, n)) for n in ("start", "stop", "step")))
+    if type(value) is int:
+        return Lit(value, path)
+    return value
+
+

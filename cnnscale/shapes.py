@@ -1,0 +1,210 @@
+"""What a rule works with: symbolic tensors and the context that collects equations, costs and literals.
+
+Every dimension of every parameter and buffer is an unknown with today's size as its hint. A rule reads the symbolic
+arguments of one operation, records the equations that the operation imposes, and returns its symbolic result.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+from .equations import Equations
+from .symbolic import Poly, Values, as_poly
+from .tracing import describe
+
+__all__ = ["Context", "Lit", "Product", "Split", "Sym", "Update", "broadcast"]
+
+
+@dataclass(frozen=True)
+class Sym:
+    """A tensor as far as its shape goes."""
+
+    shape: tuple[Poly, ...]
+
+
+class Lit(int):
+    """An integer that stands literally in a node's arguments; ``path`` says where: ``("args", 1, 2)``."""
+
+    path: tuple[str | int, ...]
+
+    def __new__(cls, value: int, path: tuple[str | int, ...]) -> Lit:
+        self = super().__new__(cls, value)
+        self.path = path
+        return self
+
+
+@dataclass(frozen=True)
+class Product:
+    """One summand of a cost: the product of ``factors``, spent by ``node``."""
+
+    kind: Literal["macs", "activations"]
+    node: fx.Node
+    factors: tuple[Poly, ...]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A literal of the graph which follows the widths: ``node``'s argument at ``path`` equals ``value``."""
+
+    node: fx.Node
+    path: tuple[str | int, ...]
+    value: Poly
+
+
+@dataclass(frozen=True)
+class Split:
+    """A literal that cuts a channel dimension: ``part`` of ``whole``."""
+
+    part: Poly
+    whole: Poly
+    node: fx.Node
+
+
+@dataclass
+class Context:
+    """Everything that walking a graph finds out; shared by the walks of several graphs of one model."""
+
+    module: nn.Module
+    equations: Equations = field(default_factory=Equations)
+    tensors: dict[str, tuple[Poly, ...]] = field(default_factory=dict)
+    """Dimensions of each parameter and buffer, under its first name."""
+    producers: dict[str, Poly] = field(default_factory=dict)
+    """Module path (or parameter name) of each convolution and linear layer -> its output width."""
+    inputs: dict[str, Poly] = field(default_factory=dict)
+    """The same layers -> their input width."""
+    attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """(module path, attribute) of torch's layers -> the polynomial, or tuple of them, that it holds."""
+    products: list[Product] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    splits: list[Split] = field(default_factory=list)
+    sums: list[tuple[fx.Node, Poly]] = field(default_factory=list)
+    """Additions of two tensors of one shape: (node, their channel dimension)."""
+    frozen: dict[str, str] = field(default_factory=dict)
+    """Where -> why a width had to stay."""
+    shared: dict[int, str] = field(default_factory=dict)
+    node: fx.Node = None  # type: ignore[assignment]  # set before each rule runs
+
+    def __post_init__(self) -> None:
+        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            self.shared[id(tensor)] = name
+
+    @property
+    def where(self) -> str:
+        return describe(self.node)
+
+    def tensor(self, name: str) -> Sym | None:
+        """The parameter or buffer ``name`` as unknowns; tied tensors share theirs. None where the slot is empty."""
+        parent, _, attribute = name.rpartition(".")
+        tensor = getattr(self.module.get_submodule(parent), attribute, None)
+        if tensor is None:
+            return None
+        name = self.shared.get(id(tensor), name)
+        if name not in self.tensors:
+            self.tensors[name] = tuple(
+                as_poly(1) if size == 1 else self.equations.atom(f"{name}:{i}", size, is_width=True)
+                for i, size in enumerate(tensor.shape)
+            )
+        return Sym(self.tensors[name])
+
+    def equate(self, left: Poly, right: Poly | int) -> None:
+        self.equations.equate(left, as_poly(right), self.where)
+
+    def quotient(self, poly: Poly, divisor: Poly | int) -> Poly:
+        return self.equations.quotient(poly, as_poly(divisor), f"{self.node.name}/{divisor}", self.where)
+
+    def call(self, function: str, argument: Poly, *parameters: float | int | None) -> Poly:
+        return self.equations.call(function, argument, *parameters)
+
+    def is_channel(self, poly: Poly) -> bool:
+        """Whether ``poly`` depends on a width that may still change."""
+        return self.equations.resolve(poly).has_width
+
+    def constant(self, poly: Poly, why: str) -> int:
+        """Today's value of ``poly``, which from now on stays."""
+        if self.equations.freeze(poly, self.where):
+            self.frozen.setdefault(self.where, why)
+        return poly.hint
+
+    def kernel(self, sides: tuple[Poly, ...]) -> list[Poly]:
+        """The sides of a kernel, which are no channels."""
+        for side in sides:
+            self.equations.freeze(side)
+        return [as_poly(side.hint) for side in sides]
+
+    def literal(self, value: Poly | int, poly: Poly) -> Poly:
+        """``value`` in the arguments equals ``poly``; where it is a literal, it will be rewritten."""
+        if isinstance(value, Lit):
+            self.updates.append(Update(self.node, value.path, poly))
+        else:
+            self.equate(as_poly(value), poly)
+        return poly
+
+    def evaluate(self, value: Poly | tuple[Poly, ...], values: Values) -> int | tuple[int, ...]:
+        """A polynomial, or a tuple of them, under ``values``."""
+        if isinstance(value, Poly):
+            return self.equations.resolve(value).at(values)
+        return tuple(self.equations.resolve(poly).at(values) for poly in value)
+
+    def spend(self, kind: Literal["macs", "activations"], *factors: Poly) -> None:
+        self.products.append(Product(kind, self.node, factors))
+
+    def produce(self, name: str, inputs: Poly, outputs: Poly) -> None:
+        """Layer ``name`` turns channels ``inputs`` into channels ``outputs`` of its own choosing."""
+        self.producers.setdefault(name, outputs)
+        self.inputs.setdefault(name, inputs)
+
+
+def broadcast(ctx: Context, shapes: Iterable[tuple[Poly, ...]]) -> tuple[Poly, ...]:
+    """The shape that torch's broadcasting gives; dimensions that meet are equal, save where one is 1."""
+    columns: Mapping[int, list[Poly]] = defaultdict(list)
+    for shape in shapes:
+        for i, dim in enumerate(reversed(shape)):
+            columns[i].append(dim)
+    return tuple(_meet(ctx, columns[i]) for i in reversed(range(len(columns))))
+
+
+def _meet(ctx: Context, dims: list[Poly]) -> Poly:
+    known = [dim for dim in dims if dim.constant != 1]
+    if not known:
+        return as_poly(1)
+    first = next((dim for dim in known if dim.hint != 1), known[0])
+    for dim in known:
+        if dim.hint == first.hint:
+            ctx.equate(first, dim)
+        else:
+            ctx.equate(dim, 1)
+    return first
+
+
+def is_size(value: object) -> bool:
+    return isinstance(value, (Poly, int)) and not isinstance(value, bool)
+
+
+def symbolic_tensors(args: Any) -> list[Sym]:
+    """All symbolic tensors in nested arguments, in order."""
+    if isinstance(args, Sym):
+        return [args]
+    if isinstance(args, Mapping):
+        args = args.values()
+    elif not isinstance(args, (tuple, list)):
+        return []
+    return [sym for value in args for sym in symbolic_tensors(value)]
+
+
+def hints(value: Any) -> Any:
+    """Today's sizes of a symbolic value, nested as it is."""
+    if isinstance(value, Sym):
+        return tuple(dim.hint for dim in value.shape)
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    if isinstance(value, Poly):
+        return value.hint
+    if isinstance(value, (tuple, list)):
+        return tuple(hints(v) for v in value)
+    return value
