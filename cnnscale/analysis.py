@@ -1,0 +1,75 @@
+"""What is known about one model at one input size: graph, equations, stages and cost polynomials, as data.
+
+:mod:`cnnscale.reading` makes it; :mod:`cnnscale.widths`, :mod:`cnnscale.costs` and :mod:`cnnscale.planning` read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from .concatenation import Concatenation
+from .shapes import Context, Product, Sym
+from .stages import Block, Site
+from .surgery import Origin
+from .symbolic import Poly
+from .tracing import Trace
+
+__all__ = ["Analysis", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the extended baseline."""
+
+    site: Site
+    repeats: int
+    """Blocks in the baseline; one less than in the site where the template was made by us."""
+    concatenation: Concatenation | None
+    obstacle: str = ""
+    """Why the stage cannot grow deeper; empty where it can."""
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.site.blocks
+
+
+@dataclass
+class Analysis:
+    """What is known about one model at one input size."""
+
+    baseline: nn.Module
+    """Meta copy of the baseline, untouched."""
+    trace: Trace
+    """Of the extended baseline, in eval mode."""
+    ctx: Context
+    stages: tuple[Stage, ...]
+    origins: dict[str, Origin]
+    """Module path in the extended baseline -> in the baseline; copy 1 is the one that we made."""
+    values: dict[fx.Node, Any]
+    """Symbolic value of each node."""
+    input_size: tuple[int, ...]
+    eval_products: tuple[Product, ...] = field(default=())
+    """Costs in eval mode, with factors in free atoms."""
+
+    def channels(self, node: fx.Node) -> Poly | None:
+        """The channel dimension of a node's value, in free atoms."""
+        value = self.values.get(node)
+        if not isinstance(value, Sym) or len(value.shape) < 2:
+            return None
+        dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
+        return next((dim for dim in dims if dim.has_width), dims[1])
+
+    def baseline_path(self, path: str) -> str:
+        """The module path a user knows for a path of the extended baseline."""
+        origin = self.origins.get(path, Origin(path, 0))
+        return origin.path if origin.copy == 0 else f"{origin.path} (copy)"
+
+    def blocks(self) -> Iterator[tuple[int, int, Block]]:
+        """(stage number, position, block) of every block."""
+        for s, stage in enumerate(self.stages):
+            for b, block in enumerate(stage.blocks):
+                yield s, b, block

@@ -1,0 +1,181 @@
+"""Single-block stages: from a block that changes its shape, the block that its author would put behind it.
+
+The copy reads what the block writes. It has stride 1, in = out, inner widths derived anew, no projection, and the
+residual that its class adds for equal shapes. The class is not known, so how it does that is learnt from
+(1) an instance elsewhere in the net which keeps its shape, or else (2) by changing one plain attribute or removing one
+submodule at a time and tracing which change makes the input reach a sum.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .analysis import Analysis
+from .derivation import Derived
+from .errors import CnnScaleError
+from .inference import infer
+from .ops import operation_name, replaced
+from .shapes import Context
+from .stages import Block, shape
+from .surgery import resize
+from .symbolic import Values
+from .tracing import meta_copy, trace
+from .widths import groups
+
+__all__ = ["Opening", "openings"]
+
+Rules: TypeAlias = Mapping[str, Derived | None]
+"""Layer path -> how its width derives."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The modules to put behind ``block``, in the places of its own; none where there is an ``obstacle``."""
+
+    block: Block
+    modules: tuple[nn.Module, ...] = ()
+    obstacle: str = ""
+
+
+def openings(analysis: Analysis) -> list[Opening]:
+    """An opening for every stage whose last block changes its shape."""
+    sites = [stage.site for stage in analysis.stages]
+    donors = {b.cls: b for site in reversed(sites) for b in site.blocks if b.keeps_shape}
+    rules = {path: group.derived for group in groups(analysis, divisor=8) for path in group.layers}
+    return [
+        _open(analysis, site.template, donors.get(site.template.cls), rules) for site in sites if not site.can_repeat
+    ]
+
+
+def _open(analysis: Analysis, block: Block, donor: Block | None, rules: Rules) -> Opening:
+    root = analysis.trace.module
+    modules = [meta_copy(root.get_submodule(path)) for path in block.modules]
+    whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+    _unstride(whole)
+    try:
+        _widen_input(block, whole, rules)
+    except CnnScaleError as error:
+        return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
+    pattern = root.get_submodule(donor.path) if donor is not None and len(modules) == 1 else None
+    verdicts = [(variant, _keeps_shape(variant, shape(block.output)[1:])) for variant in _variants(whole, pattern)]
+    fitting = [(variant, reaches) for variant, reaches in verdicts if reaches is not None]
+    if not fitting:
+        return Opening(block, obstacle="its single block changes the shape, and no variant of its class keeps it")
+    best = next((variant for variant, reaches in fitting if reaches), fitting[0][0])
+    return Opening(block, (best,) if len(modules) == 1 else tuple(best.children()))
+
+
+def _unstride(module: nn.Module) -> None:
+    """Stride 1 in every convolution; a pooling that only strides becomes an identity."""
+    for child in module.modules():
+        stride = getattr(child, "stride", None)
+        if isinstance(child, _ConvNd):
+            child.stride = (1,) * len(child.stride)
+        elif isinstance(child, (nn.MaxPool2d, nn.AvgPool2d, nn.MaxPool1d, nn.AvgPool1d)) and stride not in (1, (1, 1)):
+            child.stride = 1
+            if child.kernel_size in (stride, 2, (2, 2)):
+                child.kernel_size, child.padding = 1, 0
+
+
+def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
+    """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
+    before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
+    inner = trace(module, before)
+    local = Context(module)
+    channels = local.equations.atom("in", before[0], is_width=True)
+    values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, channels)}, free=True)
+    result = values[next(n for n in reversed(inner.nodes) if n.op == "output").args[0]]
+    numbers: Values = {}
+    for poly in (channels, result.shape[1]):
+        single = local.equations.resolve(poly).single()
+        if single is not None:
+            numbers[single[1]] = after // single[0]
+    for path, poly in local.producers.items():
+        single = local.equations.resolve(poly).single()
+        rule = rules.get(_full_path(block, path))
+        if single is None or single[1] in numbers or rule is None:
+            continue
+        base = after if rule.base != "own input" else local.equations.resolve(local.inputs[path]).at(numbers)
+        numbers[single[1]] = max(1, rule.width(base) // single[0])
+    _apply(module, local, numbers)
+
+
+def _full_path(block: Block, path: str) -> str:
+    """The path in the net of a layer within the block."""
+    if len(block.modules) == 1:
+        return f"{block.path}.{path}" if path else block.path
+    first, _, rest = path.partition(".")
+    return f"{block.modules[int(first)]}.{rest}" if rest else block.modules[int(first)]
+
+
+def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
+    shapes = {name: tuple(local.equations.resolve(d).at(numbers) for d in dims) for name, dims in local.tensors.items()}
+    if any(size < 1 for dims in shapes.values() for size in dims):
+        raise CnnScaleError("a width would fall below 1")
+    resize(module, shapes)
+    for (path, name), value in local.attributes.items():
+        setattr(module.get_submodule(path), name, local.evaluate(value, numbers))
+
+
+def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
+    """Candidates in order of trust: as the donor has it, as it is, with one plain attribute flipped, with one child gone."""
+    if donor is not None:
+        yield _like(module, donor)
+    yield module
+    for name, value in vars(module).items():
+        if isinstance(value, bool) and name != "training":
+            variant = copy.deepcopy(module)
+            setattr(variant, name, not value)
+            yield variant
+    for name, child in module.named_children():
+        if _layers(child) * 2 > _layers(module):
+            continue
+        for nothing in (None, nn.Identity()):
+            variant = copy.deepcopy(module)
+            setattr(variant, name, nothing)
+            yield variant
+
+
+def _layers(module: nn.Module) -> int:
+    return sum(isinstance(m, (_ConvNd, nn.Linear)) for m in module.modules())
+
+
+def _like(module: nn.Module, donor: nn.Module) -> nn.Module:
+    """``module`` with the donor's flags, strides and absent submodules."""
+    variant = copy.deepcopy(module)
+    for name, value in vars(donor).items():
+        mine = vars(variant).get(name)
+        flag = isinstance(value, bool) and isinstance(mine, bool) and name != "training"
+        stride = value in (1, (1, 1)) and not isinstance(value, bool) and isinstance(mine, (int, tuple, list))
+        if flag or (stride and not isinstance(mine, bool)):
+            setattr(variant, name, copy.copy(value))
+    for name, child in donor._modules.items():
+        mine = variant._modules.get(name)
+        empty = child is None or not any(True for _ in child.parameters())
+        if mine is not None and empty and any(True for _ in mine.parameters()):
+            variant._modules[name] = copy.deepcopy(child)
+    for name in set(variant._modules) - set(donor._modules):
+        if vars(donor).get(name, 0) is None:
+            del variant._modules[name]
+            setattr(variant, name, None)
+    return variant
+
+
+def _keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
+    """None if the module does not map ``size`` to itself; else whether its input reaches a sum unchanged."""
+    try:
+        traced = trace(module, size)
+    except CnnScaleError:
+        return None
+    output = next(n for n in reversed(traced.nodes) if n.op == "output").args[0]
+    value = output.meta["val"] if isinstance(output, fx.Node) else None
+    if not isinstance(value, torch.Tensor) or tuple(value.shape[1:]) != tuple(size):
+        return None
+    return any(operation_name(user.target) in ("add", "iadd") for user in traced.nodes[0].users)

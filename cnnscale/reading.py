@@ -1,0 +1,126 @@
+"""Module -> analysis: trace, find the stages, open the single-block ones, walk the equations.
+
+The network analysed is the *extended* baseline: where a stage has a single block which changes its shape, a copy that keeps
+it has been put behind (:mod:`cnnscale.opening`), so that every stage ends in a block that can be repeated as it is. A
+plan that does not need such a copy drops it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from torch import nn
+
+from .analysis import Analysis, Stage
+from .concatenation import Concatenation, concatenations
+from .errors import ModelError
+from .inference import Override, infer
+from .opening import openings
+from .shapes import Context, Product
+from .stages import Site, find_stages
+from .surgery import Edit, Origin, edit_blocks
+from .tracing import Trace, meta_copy, trace
+
+__all__ = ["analyse", "fingerprint"]
+
+
+def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
+    """Analyse ``model`` for inputs of ``input_size`` (C, H, W); the model is not touched.
+
+    Raises:
+        ModelError, TraceError, UnsupportedOpError: the model does not run, trace, or contains an unknown operation.
+    """
+    baseline = meta_copy(model)
+    if not any(p.dim() > 2 for p in baseline.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} has no convolution, so there is nothing that width, depth and resolution "
+            "could scale together; cnnscale scales convolutional networks"
+        )
+    module = meta_copy(baseline)
+    traced = trace(module, input_size)
+    sites = find_stages(traced)
+    plain = _analysis(baseline, traced, sites)
+    if all(site.can_repeat for site in sites):
+        return plain
+    made = openings(plain)
+    obstacles = {o.block.path: o.obstacle for o in made}
+    origins = edit_blocks(module, [Edit(o.block, (o.modules,)) for o in made if o.modules])
+    traced = trace(module, input_size)
+    return _analysis(baseline, traced, find_stages(traced), origins, obstacles)
+
+
+def _analysis(
+    baseline: nn.Module,
+    traced: Trace,
+    sites: list[Site],
+    origins: dict[str, Origin] | None = None,
+    obstacles: dict[str, str] | None = None,
+) -> Analysis:
+    """The equations of a traced model, whose modules come from ``origins`` in the baseline."""
+    ctx = Context(traced.module)
+    joined = concatenations(ctx, sites)
+    overrides = _composed(joined.values())
+    values = infer(ctx, traced, overrides)
+    products = tuple(ctx.products)
+    for concatenation in joined.values():
+        concatenation.tie(ctx)
+    _walk_train_mode(ctx, traced, overrides)
+    origins, obstacles = origins or {}, obstacles or {}
+    stages = tuple(_stage(site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
+    analysis = Analysis(baseline, traced, ctx, stages, origins, values, traced.input_size)
+    for site in sites:
+        _tie_ends(analysis, site)
+    analysis.eval_products = tuple(
+        Product(p.kind, p.node, tuple(map(ctx.equations.resolve, p.factors))) for p in products
+    )
+    return analysis
+
+
+def _stage(
+    site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]
+) -> Stage:
+    made = sum(origins.get(block.path, Origin(block.path, 0)).copy for block in site.blocks)
+    obstacle = ""
+    if joined is not None:
+        obstacle = joined.obstacle
+    elif not site.can_repeat:
+        path = site.template.path
+        obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
+    return Stage(site, len(site.blocks) - made, joined, obstacle)
+
+
+def _tie_ends(analysis: Analysis, site: Site) -> None:
+    """A copy of the template reads what the template writes: from now on its two ends have one width."""
+    if site.kind in ("chain", "stack") and site.can_repeat:
+        before, after = (analysis.channels(node) for node in (site.template.inputs[0], site.template.output))
+        if before is not None and after is not None:
+            analysis.ctx.equations.equate(before, after, f"the ends of {site.template.path}")
+
+
+def _composed(joined: Iterable[Concatenation]) -> dict[str, Override]:
+    """One override per node name, in the order of the stages."""
+    overrides: dict[str, Override] = {}
+    for concatenation in joined:
+        for node, override in concatenation.overrides.items():
+            earlier = overrides.get(node.name)
+            overrides[node.name] = override if earlier is None else _after(earlier, override)
+    return overrides
+
+
+def _after(first: Override, second: Override) -> Override:
+    return lambda value: second(first(value))
+
+
+def _walk_train_mode(ctx: Context, traced: Trace, overrides: dict[str, Override]) -> None:
+    """Train mode can take other paths (auxiliary heads): where eval mode leaves parameters unread, walk it too."""
+    if any(name not in ctx.tensors for name, _ in traced.module.named_parameters()):
+        infer(ctx, trace(traced.module, traced.input_size, train=True), overrides)
+        traced.module.eval()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the names and shapes of a model's parameters and buffers, and of its class."""
+    lines = [f"{type(model).__module__}.{type(model).__qualname__}"]
+    lines += [f"{name} {tuple(tensor.shape)}" for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

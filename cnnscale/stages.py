@@ -1,0 +1,299 @@
+"""Trace -> stages: which blocks can be repeated.
+
+A *stage* is a chain of blocks of one class under one parent whose outputs have one shape. It begins where a block changes
+its shape, not where a container begins, so one flat list may hold many stages. Four kinds are found, in this order:
+
+1. chains of two or more blocks, outermost first; a block that itself holds such a chain is a wrapper;
+2. single blocks of a class that (1) accepted, or that occurs at least twice;
+3. ``dense`` stages, where every block reads all earlier outputs, and ``growing`` ones, where it appends to its input;
+4. plain stacks of layers in a Sequential (convolution, norm, activation), where two equal ones follow each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .ops import operation_name
+from .tracing import Trace
+
+__all__ = ["Block", "Site", "find_stages"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: the modules that make it up, and its nodes ``trace.nodes[start:stop]``."""
+
+    modules: tuple[str, ...]
+    start: int
+    stop: int
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node
+    cls: str
+    layers: int
+    """Number of convolutions and linear layers."""
+
+    @property
+    def path(self) -> str:
+        return self.modules[0]
+
+    @property
+    def parent(self) -> str:
+        return self.path.rpartition(".")[0]
+
+    @property
+    def keeps_shape(self) -> bool:
+        return shape(self.inputs[-1]) == shape(self.output)
+
+    @property
+    def growth(self) -> int:
+        """Channels that the block appends to its own input, 0 if it does not."""
+        is_cat = operation_name(self.output.target) in ("cat", "concat", "concatenate")
+        if len(self.inputs) != 1 or not is_cat or self.inputs[0] not in self.output.all_input_nodes:
+            return 0
+        before, after = shape(self.inputs[0]), shape(self.output)
+        return after[1] - before[1] if len(before) == len(after) > 2 and before[2:] == after[2:] else 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A stage as found in a trace. The last block is the one to repeat."""
+
+    blocks: tuple[Block, ...]
+    kind: Literal["chain", "dense", "growing", "stack"] = "chain"
+
+    @property
+    def template(self) -> Block:
+        return self.blocks[-1]
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether a copy of the last block fits behind it as it is."""
+        return self.kind in ("dense", "growing") or self.template.keeps_shape
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta["val"]
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def find_stages(trace: Trace) -> list[Site]:
+    """All stages of a traced model, in the order of execution."""
+    blocks = list(_blocks(trace))
+    runs = [run for siblings in _siblings(blocks).values() for run in _runs(siblings)]
+    runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
+    candidates = [site for run in runs for site in _split(run)]
+    chains = [s for s in candidates if len(s.blocks) > 1 and s.template.layers > 1]
+    accepted = _outermost(s for s in chains if not any(_holds(b, chains) for b in s.blocks))
+    accepted += _singles(candidates, chains, accepted)
+    chains = [s for s in candidates if s.template.layers == 1 and s.kind == "chain"]
+    flat = [s for run in _flat_runs(trace) for s in _split(run)]
+    accepted += _stacks(trace, _outside(chains + flat, accepted))
+    return sorted(accepted, key=lambda site: site.blocks[0].start)
+
+
+def _blocks(trace: Trace) -> Iterator[Block]:
+    """Every module call that has one output, takes tensors only, and whose module is called once."""
+    times = Counter(call.path for call in trace.calls)
+    for call in trace.calls:
+        if times[call.path] == 1 and isinstance(call.output, fx.Node):
+            block = _block(trace, (call.path,), call.start, call.stop, call.output)
+            if block is not None:
+                yield block
+
+
+def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output: fx.Node) -> Block | None:
+    nodes = trace.nodes[start:stop]
+    inside = set(nodes)
+    inputs = tuple(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
+    escapes = any(user not in inside for n in nodes if n is not output for user in n.users)
+    if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
+        return None
+    layers = sum(_is_weighted(trace, n) for n in nodes)
+    cls = type(trace.module.get_submodule(modules[0])).__qualname__
+    return Block(modules, start, stop, inputs, output, cls, layers) if layers else None
+
+
+def _is_weighted(trace: Trace, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(trace.module.get_submodule(str(node.target)), (_ConvNd, nn.Linear))
+    return node.op == "call_function" and operation_name(node.target) in ("conv1d", "conv2d", "conv3d", "linear")
+
+
+def _siblings(blocks: Iterable[Block]) -> dict[str, list[Block]]:
+    groups: dict[str, list[Block]] = defaultdict(list)
+    for block in sorted(blocks, key=lambda b: b.start):
+        groups[block.parent].append(block)
+    return groups
+
+
+def _runs(siblings: list[Block]) -> list[Site]:
+    """Maximal runs of neighbours of one class, chained or densely connected."""
+    runs: list[Site] = []
+    for block in siblings:
+        last = runs[-1] if runs else None
+        if last is not None and last.template.cls == block.cls:
+            before = last.template
+            if block.inputs == (before.output,) and last.kind == "chain":
+                runs[-1] = Site((*last.blocks, block))
+                continue
+            dense = set(block.inputs) == {*before.inputs, before.output} and shape(block.output) == shape(before.output)
+            if dense and (last.kind == "dense" or len(last.blocks) == 1):
+                runs[-1] = Site((*last.blocks, block), "dense")
+                continue
+        runs.append(Site((block,)))
+    return runs
+
+
+def _split(run: Site) -> Iterator[Site]:
+    """A chain cut where a block changes the shape; a growing chain stays whole."""
+    if run.kind == "dense":
+        yield run
+        return
+    growths = {block.growth for block in run.blocks}
+    if len(run.blocks) > 1 and len(growths) == 1 and growths != {0}:
+        yield Site(run.blocks, "growing")
+        return
+    start = 0
+    for i, block in enumerate(run.blocks):
+        if i and not block.keeps_shape:
+            yield Site(run.blocks[start:i])
+            start = i
+    yield Site(run.blocks[start:])
+
+
+def _within(inner: Block, outer: Block) -> bool:
+    return inner.path.startswith(f"{outer.path}.")
+
+
+def _holds(block: Block, sites: Iterable[Site]) -> bool:
+    return any(_within(b, block) for s in sites for b in s.blocks)
+
+
+def _outside(sites: Iterable[Site], accepted: list[Site]) -> list[Site]:
+    """The sites that share no block with an accepted one, at any level."""
+    taken = [b for s in accepted for b in s.blocks]
+    return [
+        s for s in sites
+        if not any(a.start < b.stop and b.start < a.stop for a in taken for b in s.blocks)
+    ]  # fmt: skip
+
+
+def _outermost(sites: Iterable[Site]) -> list[Site]:
+    accepted: list[Site] = []
+    for site in sites:
+        accepted += _outside([site], accepted)
+    return accepted
+
+
+def _singles(candidates: list[Site], chains: list[Site], accepted: list[Site]) -> list[Site]:
+    """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing."""
+    known = {s.template.cls for s in accepted}
+    singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
+    lone = [s for s in singles if not _is_wrapper(s.template, candidates, chains)]
+    twice = {cls for cls, times in Counter(s.template.cls for s in lone).items() if times > 1} - {"Sequential"}
+    return _outermost(
+        s for s in _outside(lone, accepted)
+        if s.template.cls in known or (s.template.cls in twice and not known)
+    )  # fmt: skip
+
+
+def _is_wrapper(block: Block, candidates: list[Site], chains: list[Site]) -> bool:
+    """Whether a block is but a container of one block (of a class of its own), or holds a chain."""
+    alone = any(
+        _within(b, block) and b.layers == block.layers and b.cls != "Sequential" for s in candidates for b in s.blocks
+    )
+    return alone or _holds(block, chains)
+
+
+# --- plain stacks -----------------------------------------------------------------------------------------------------
+
+
+def _stacks(trace: Trace, units: list[Site]) -> list[Site]:
+    """Stages of single layers: modules that hold one convolution, or layers side by side in a Sequential.
+
+    They count only where two equal ones, shape-preserving both, stand in one stage or one container of the net.
+    """
+    proven = {
+        _signature(trace, a)
+        for s in units
+        for a, b in zip(s.blocks, s.blocks[1:], strict=False)
+        if a.keeps_shape and b.keeps_shape and _signature(trace, a) == _signature(trace, b)
+    } | {_signature(trace, s.template) for s in units for o in units if s is not o and _same_conv(trace, s, o)}
+    return [Site(s.blocks, "stack") for s in units if _signature(trace, s.template) in proven]
+
+
+def _same_conv(trace: Trace, one: Site, other: Site) -> bool:
+    """Whether two stages each end in the same shape-preserving layer."""
+    return (
+        one.template.keeps_shape
+        and other.template.keeps_shape
+        and shape(one.template.output)[1] == shape(other.template.output)[1]
+        and one.template.parent == other.template.parent
+        and _signature(trace, one.template) == _signature(trace, other.template)
+    )
+
+
+def _signature(trace: Trace, block: Block) -> tuple[object, ...]:
+    """What makes two single-layer blocks alike, their widths aside."""
+    parts: list[object] = [block.cls]
+    for node in trace.nodes[block.start : block.stop]:
+        if node.op == "call_module":
+            module = trace.module.get_submodule(str(node.target))
+            parts.append((type(module), getattr(module, "kernel_size", None), getattr(module, "dilation", None)))
+    return tuple(parts)
+
+
+def _flat_runs(trace: Trace) -> Iterator[Site]:
+    """Chains of units within one Sequential; a unit is a convolution and the layers up to the next, shape unchanged."""
+    run: list[Block] = []
+    for unit in _units(trace):
+        chained = run and unit.parent == run[-1].parent and unit.inputs == (run[-1].output,)
+        if run and not chained:
+            yield Site(tuple(run))
+            run = []
+        run.append(unit)
+    if run:
+        yield Site(tuple(run))
+
+
+def _units(trace: Trace) -> Iterator[Block]:
+    start, paths = 0, []
+    nodes = trace.nodes
+    for i, node in enumerate((*nodes, None)):
+        path = str(node.target) if node is not None and node.op == "call_module" else ""
+        if paths and not (path and _continues(trace, nodes[i - 1], nodes[i], paths)):
+            unit = _block(trace, tuple(paths), start, i, nodes[i - 1])
+            if unit is not None:
+                yield unit
+            paths = []
+        if paths:
+            paths.append(path)
+        elif path and _opens(trace, path):
+            start, paths = i, [path]
+
+
+def _opens(trace: Trace, path: str) -> bool:
+    parent = trace.module.get_submodule(path.rpartition(".")[0])
+    return isinstance(trace.module.get_submodule(path), _ConvNd) and type(parent) is nn.Sequential
+
+
+def _continues(trace: Trace, before: fx.Node, node: fx.Node, paths: list[str]) -> bool:
+    """Whether ``node`` is a weightless or norm layer beside ``before``, fed by it alone, of the same shape."""
+    path = str(node.target)
+    return (
+        path.rpartition(".")[0] == paths[0].rpartition(".")[0]
+        and node.all_input_nodes == [before]
+        and len(before.users) == 1
+        and not _is_weighted(trace, node)
+        and shape(node) == shape(before)
+        and not isinstance(trace.module.get_submodule(path), (nn.MaxPool2d, nn.AvgPool2d))
+    )
+
+

@@ -1,0 +1,181 @@
+"""Edits on a module tree: repeat or drop blocks, give tensors new shapes, keep attributes true.
+
+Everything here works in place on a copy that belongs to us, on the meta device, and returns where each module of the
+edited tree came from.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .stages import Block
+
+__all__ = ["Edit", "Origin", "edit_blocks", "redraw_schedules", "resize", "split_path"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Origin(NamedTuple):
+    """Where a module comes from: its path before the edit, and which copy of it this is (0: itself)."""
+
+    path: str
+    copy: int
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Put ``copies`` behind ``block``, each a list of modules in the place of the block's own, or drop the block."""
+
+    block: Block
+    copies: tuple[tuple[nn.Module, ...], ...] = ()
+    drop: bool = False
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """``"a.b.c"`` -> ``("a.b", "c")``."""
+    parent, _, name = path.rpartition(".")
+    return parent, name
+
+
+def edit_blocks(root: nn.Module, edits: Iterable[Edit]) -> dict[str, Origin]:
+    """Carry out ``edits``; returns the origin of every module of the new tree (wrappers that are new have none).
+
+    1. A block in a container gets its copies as the container's next children, named as its author would have.
+    2. A block that is an attribute becomes a Sequential of itself and its copies.
+    3. A dropped block leaves its container; a dropped attribute becomes an Identity.
+    """
+    edits = [e for e in edits if e.copies or e.drop]
+    origins = {id(m): Origin(path, 0) for path, m in root.named_modules()}
+    keep_alive = [m for e in edits for modules in e.copies for m in modules]
+    for edit in edits:
+        for number, modules in enumerate(edit.copies, 1):
+            for path, module in zip(edit.block.modules, modules, strict=True):
+                for name, child in module.named_modules():
+                    origins[id(child)] = Origin(f"{path}.{name}".strip(".") if name else path, number)
+    by_parent: dict[int, list[Edit]] = defaultdict(list)
+    parents: dict[int, nn.Module] = {}
+    for edit in edits:
+        parent = root.get_submodule(edit.block.parent)
+        parents[id(parent)] = parent
+        by_parent[id(parent)].append(edit)
+    dropped = []
+    for key, parent in parents.items():
+        dropped += _edit_children(parent, by_parent[key])
+    del keep_alive
+    return {path: origins[id(m)] for path, m in root.named_modules() if id(m) in origins}
+
+
+def _edit_children(parent: nn.Module, edits: Sequence[Edit]) -> list[nn.Module]:
+    """Edit the children of one module; returns the dropped ones, so that no id is reused while origins are matched."""
+    dropped = []
+    if not isinstance(parent, _CONTAINERS):
+        for edit in edits:
+            _, name = split_path(edit.block.path)
+            child = parent.get_submodule(name)
+            if edit.drop:
+                dropped.append(child)
+                setattr(parent, name, nn.Identity())
+            else:
+                setattr(parent, name, nn.Sequential(child, *(m for copy in edit.copies for m in copy)))
+        return dropped
+    behind = {split_path(e.block.modules[-1])[1]: e for e in edits if e.copies}
+    gone = {split_path(path)[1] for e in edits if e.drop for path in e.block.modules}
+    children: list[tuple[str, nn.Module, bool]] = []
+    for name, child in parent._modules.items():
+        assert child is not None
+        if name in gone:
+            dropped.append(child)
+        else:
+            children.append((name, child, False))
+        if name in behind:
+            names = [split_path(path)[1] for path in behind[name].block.modules]
+            children += [(n, m, True) for copy in behind[name].copies for n, m in zip(names, copy, strict=True)]
+    names = _names([(name, is_copy) for name, _, is_copy in children], list(parent._modules))
+    parent._modules.clear()
+    parent._modules.update({name: child for name, (_, child, _) in zip(names, children, strict=True)})
+    return dropped
+
+
+def _names(children: list[tuple[str, bool]], before: list[str]) -> list[str]:
+    """Names in a container after an edit: numbers run on, within each prefix (``unit7`` follows ``unit6``)."""
+    if all(name.isdigit() for name in before):
+        return [str(i) for i in range(len(children))]
+    last: dict[str, int] = {}
+    names: list[str] = []
+    for name, is_copy in children:
+        match = re.fullmatch(r"(.*?)(\d+)", name)
+        prefix, number = (match[1], int(match[2])) if match else (f"{name}_", 0)
+        if match is None and not is_copy:
+            names.append(name)
+            continue
+        number = last[prefix] + 1 if prefix in last else number + is_copy
+        last[prefix] = number
+        names.append(f"{prefix}{number}")
+    return names
+
+
+def resize(root: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the parameters and buffers named in ``shapes`` new meta tensors; tied tensors stay tied."""
+    replaced: dict[int, torch.Tensor] = {}
+    tensors = [*root.named_parameters(), *root.named_buffers()]
+    for name, tensor in tensors:
+        if name in shapes and tuple(tensor.shape) != tuple(shapes[name]):
+            replaced[id(tensor)] = new_tensor(tensor, shapes[name], "meta")
+    for module in root.modules():
+        for store in (module._parameters, module._buffers):
+            for name, value in store.items():
+                if value is not None and id(value) in replaced:
+                    store[name] = replaced[id(value)]  # type: ignore[assignment]
+
+
+def new_tensor(like: torch.Tensor, shape: Sequence[int], device: torch.device | str) -> torch.Tensor:
+    """An empty tensor of ``shape``: a Parameter where ``like`` is one, with its attributes."""
+    tensor = torch.empty(tuple(shape), dtype=like.dtype, device=device)
+    if isinstance(like, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=like.requires_grad)
+        vars(tensor).update(vars(like))
+    return tensor
+
+
+def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:
+    """Redraw rates that rise linearly from block to block (stochastic depth) over the new number of blocks.
+
+    Rates are ``peak * i / n`` (EfficientNet) or ``peak * i / (n - 1)`` (ConvNeXt); the author's is the one whose
+    peak is the rounder number.
+    """
+    for (cls, name), modules in _rates(baseline).items():
+        values = [float(vars(m)[name]) for m in modules]
+        step = (values[-1] - values[0]) / max(1, len(values) - 1)
+        linear = all(abs(v - i * step) < 1e-9 for i, v in enumerate(values))
+        after = _rates(scaled).get((cls, name), [])
+        if len(values) < 3 or step <= 0 or not linear or len(after) == len(values):
+            continue
+        inclusive, exclusive = round(values[-1], 9), round(values[-1] + step, 9)
+        shifted = len(repr(exclusive)) < len(repr(inclusive))
+        peak, steps = (exclusive, len(after)) if shifted else (inclusive, max(1, len(after) - 1))
+        for i, module in enumerate(after):
+            setattr(module, name, peak * i / steps)
+
+
+def _rates(root: nn.Module) -> dict[tuple[type, str], list[nn.Module]]:
+    rates: dict[tuple[type, str], list[nn.Module]] = defaultdict(list)
+    for module in root.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and 0 <= value < 1 and not list(module.parameters(recurse=False)):
+                rates[type(module), name].append(module)
+    return rates
+
+
+def copies_of(root: nn.Module, block: Block, count: int) -> tuple[tuple[nn.Module, ...], ...]:
+    """``count`` deep copies of a block's modules."""
+    return tuple(tuple(copy.deepcopy(root.get_submodule(path)) for path in block.modules) for _ in range(count))
+
+
