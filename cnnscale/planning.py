@@ -1,0 +1,244 @@
+"""Analysis -> plan: multipliers become repeats, widths and an input size, rounded, fitted and costed.
+
+Nothing is built: a plan's cost comes from the polynomials of :mod:`cnnscale.costs`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .analysis import Analysis, Stage
+from .coefficients import Coefficients, Multipliers
+from .costs import CostModel, sizes
+from .errors import ModelError, UsageError, WidthError
+from .fitting import Space, fit
+from .plans import Cost, Fixed, Options, Plan, Width
+from .plans import Stage as PlannedStage
+from .reading import fingerprint
+from .rounding import round_repeats, round_size
+from .symbolic import Atom, Values
+from .widths import Choice, Group, choose, compiled, groups, pinned_atoms
+
+__all__ = ["Planner", "Request"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for: a phi, or multipliers."""
+
+    phi: float | None
+    coefficients: Coefficients
+    multipliers: Multipliers
+    sides: tuple[int, ...] | None
+    """Sides of the scaled input, where given outright."""
+    options: Options
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One candidate: its numbers and their cost."""
+
+    multipliers: Multipliers
+    repeats: tuple[int, ...]
+    choices: tuple[Choice, ...]
+    input_size: tuple[int, ...]
+    values: Values
+    cost: Cost
+
+
+@dataclass
+class Planner:
+    """Plans for one analysis under one set of options."""
+
+    analysis: Analysis
+    options: Options
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        return groups(self.analysis, self.options.divisor)
+
+    @cached_property
+    def costs(self) -> CostModel:
+        return CostModel(self.analysis)
+
+    @cached_property
+    def pinned(self) -> dict[Atom, str]:
+        return pinned_atoms(self.analysis, self.options.pin)
+
+    @cached_property
+    def held(self) -> dict[int, str]:
+        """Stages whose repeats stay: number -> why."""
+        held = {i: stage.obstacle for i, stage in enumerate(self.analysis.stages) if stage.obstacle}
+        for pattern in self.options.pin_depth:
+            search = compiled(pattern, "pin_depth")
+            matches = [i for i, s in enumerate(self.analysis.stages) if any(map(search, self.stage_paths(s)))]
+            if not matches:
+                known = ", ".join(repr(self.stage_path(s)) for s in self.analysis.stages) or "none"
+                raise UsageError(f"pin_depth={pattern!r} matches no stage; the stages are {known}")
+            held.update(dict.fromkeys(matches, f"pinned by {pattern!r}"))
+        return held
+
+    @cached_property
+    def baseline(self) -> Cost:
+        """Cost of the baseline itself."""
+        repeats = [stage.repeats for stage in self.analysis.stages]
+        values = sizes(self.analysis, self.analysis.input_size, repeats)
+        cost = self.costs.cost(values, repeats)
+        if not cost.macs:
+            raise ModelError("the model has no multiply-accumulates, so there is no cost to scale")
+        return cost
+
+    def stage_path(self, stage: Stage) -> str:
+        """The container's path, or the first block's where the container holds more than this stage."""
+        first = stage.blocks[0]
+        shared = [s for s in self.analysis.stages if s.blocks[0].parent == first.parent]
+        path = first.parent if first.parent and len(shared) == 1 and stage.site.kind != "stack" else first.path
+        return self.analysis.baseline_path(path)
+
+    def stage_paths(self, stage: Stage) -> set[str]:
+        first = self.analysis.baseline_path(stage.blocks[0].path)
+        return {self.stage_path(stage), first, *([first.rpartition(".")[0]] if "." in first else [])}
+
+    def repeats(self, depth: float) -> tuple[int, ...]:
+        return tuple(
+            stage.repeats if i in self.held or depth == 1
+            else round_repeats(stage.repeats, depth, depth_rounding=self.options.depth_rounding)
+            for i, stage in enumerate(self.analysis.stages)
+        )  # fmt: skip
+
+    def sides(self, resolution: float) -> tuple[int, ...]:
+        return tuple(round_size(side, resolution) for side in self.analysis.input_size[1:])
+
+    def draft(self, multipliers: Multipliers, sides: tuple[int, ...] | None = None) -> Draft:
+        """The candidate for these multipliers.
+
+        Raises:
+            WidthError: the input size does not fit the model, or a width would fall below 1.
+        """
+        repeats = self.repeats(multipliers.depth)
+        input_size = (self.analysis.input_size[0], *(sides or self.sides(multipliers.resolution)))
+        values = sizes(self.analysis, input_size, repeats)
+        self._check(values, input_size)
+        options = self.options
+        choices = tuple(
+            choose(
+                self.groups, multipliers.width, values,
+                divisor=options.divisor, round_limit=options.round_limit, pinned=self.pinned,
+            )
+        )  # fmt: skip
+        cost = self.costs.cost(values, repeats)
+        return Draft(multipliers, repeats, choices, input_size, values, cost)
+
+    def _check(self, values: Values, input_size: Sequence[int]) -> None:
+        for check in self.analysis.ctx.equations.checks:
+            if check.poly.at(values) != 0:
+                raise WidthError(f"the model does not take inputs of {tuple(input_size)}: sizes part at {check.where}")
+        for product in self.analysis.eval_products:
+            for factor in product.factors:
+                if not factor.has_width and factor.at(values) < 1:
+                    raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
+
+    def plan(self, request: Request) -> Plan:
+        """The plan for a request."""
+        draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
+        return self._plan(request, draft)
+
+    def _fitted(self, request: Request) -> Draft:
+        assert request.phi is not None
+        phi, coefficients = request.phi, request.coefficients
+        if phi == 0 and request.sides is None:
+            return self.draft(request.multipliers)
+
+        def draft(depth: float, rest: float, sides: tuple[int, ...] | None) -> Draft:
+            deep, wide = coefficients.at(depth), coefficients.at(rest)
+            multipliers = Multipliers(depth=deep.depth, width=wide.width, resolution=wide.resolution)
+            return self.draft(multipliers, request.sides or sides)
+
+        def growth(depth: float, rest: float, sides: tuple[int, ...] | None) -> float:
+            try:
+                return draft(depth, rest, sides).cost.macs / self.baseline.macs
+            except WidthError:
+                return math.nan
+
+        space = Space(growth, lambda t: request.sides or self.sides(coefficients.at(t).resolution))
+        best = fit(space, phi, 2.0**phi, self.options.tolerance)
+        return draft(best.depth, best.rest, best.sides)
+
+    def _plan(self, request: Request, draft: Draft) -> Plan:
+        cls = type(self.analysis.baseline)
+        stages = tuple(self._stage(i, stage, draft) for i, stage in enumerate(self.analysis.stages))
+        widths = tuple(self._width(choice) for choice in draft.choices)
+        return Plan(
+            model=f"{cls.__module__}.{cls.__qualname__}",
+            fingerprint=fingerprint(self.analysis.baseline),
+            phi=request.phi,
+            coefficients=request.coefficients,
+            multipliers=draft.multipliers,
+            achieved=self._achieved(stages, widths, draft),
+            baseline_size=self.analysis.input_size,
+            input_size=draft.input_size,
+            stages=stages,
+            widths=widths,
+            fixed=self._fixed(),
+            before=self.baseline,
+            after=draft.cost,
+            options=self.options,
+        )
+
+    def _stage(self, number: int, stage: Stage, draft: Draft) -> PlannedStage:
+        channels = self.analysis.channels(stage.site.template.output)
+        path = stage.site.template.path
+        return PlannedStage(
+            path=self.stage_path(stage),
+            block=type(self.analysis.trace.module.get_submodule(path)).__name__,
+            repeats=stage.repeats,
+            new_repeats=draft.repeats[number],
+            width=channels.at({**draft.values, **_today(draft.values)}) if channels is not None else 0,
+            new_width=channels.at(draft.values) if channels is not None else 0,
+            note=self.held.get(number, ""),
+        )
+
+    def _width(self, choice: Choice) -> Width:
+        group = choice.group
+        return Width(
+            name=group.name,
+            layers=tuple(map(self.analysis.baseline_path, group.layers)),
+            before=group.width,
+            wanted=choice.wanted,
+            after=choice.value * group.unit,
+            rule=choice.rule,
+        )
+
+    def _achieved(self, stages: Sequence[PlannedStage], widths: Sequence[Width], draft: Draft) -> Multipliers:
+        blocks = sum(s.repeats for s in stages)
+        layers = [(w.after / w.before, len(w.layers) or 1) for w in widths]
+        sides = zip(draft.input_size[1:], self.analysis.input_size[1:], strict=True)
+        ratios = [after / before for after, before in sides]
+        return Multipliers(
+            depth=sum(s.new_repeats for s in stages) / blocks if blocks else 1.0,
+            width=sum(r * n for r, n in layers) / sum(n for _, n in layers) if layers else 1.0,
+            resolution=math.prod(ratios) ** (1 / len(ratios)),
+        )
+
+    def _fixed(self) -> tuple[Fixed, ...]:
+        ctx = self.analysis.ctx
+        fixed = [Fixed(what=where, why=why) for where, why in ctx.frozen.items()]
+        widths = {path: ctx.equations.resolve(poly) for path, poly in ctx.producers.items()}
+        outputs = [self.analysis.baseline_path(path) for path, poly in widths.items() if not poly.has_width]
+        fixed += [Fixed(what=path, why=f"its output width {widths_hint} is the network's output or tied to a constant")
+                  for path, widths_hint in ((p, widths[p].hint) for p in widths if self.analysis.baseline_path(p) in outputs)]  # fmt: skip
+        unread = [n for n, _ in self.analysis.trace.module.named_parameters() if n not in ctx.tensors]
+        if unread:
+            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+            fixed.append(Fixed(what=f"{unread[0]}{more}", why="never read by forward, in eval or train mode"))
+        if not self.analysis.stages:
+            fixed.append(Fixed(what="depth", why="not applicable: no block of the model repeats"))
+        return tuple(fixed)
+
+
+def _today(values: Values) -> Values:
+    """The same atoms at today's values."""
+    return {atom: atom.hint for atom in values if atom.call is None}
