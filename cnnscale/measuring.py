@@ -1,0 +1,53 @@
+"""What a built network costs, counted by torch itself on the meta device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import ModelError
+from .plans import Cost
+from .tracing import example_input, meta_copy, user_frame
+
+__all__ = ["measure"]
+
+
+class _ConvolutionOutputs(TorchDispatchMode):
+    """Sums the output elements of all convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket is torch.ops.aten.convolution:
+            self.total += result.numel()
+        return result
+
+
+def measure(model: nn.Module, input_size: tuple[int, ...]) -> Cost:
+    """The cost of one image of ``input_size`` (C, H, W) in eval mode; ``model`` is not touched.
+
+    MACs are half of what ``torch.utils.flop_counter`` counts, parameters are counted once where they are tied, and
+    activations are the output elements of the convolutions.
+
+    Raises:
+        ModelError: the model does not run at this size.
+    """
+    module = meta_copy(model).eval()
+    outputs, flops = _ConvolutionOutputs(), FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), flops, outputs:
+            module(example_input(module, input_size, batch=1))
+    except Exception as error:  # user code may raise anything
+        raise ModelError(
+            f"{type(model).__name__} does not run at input_size {tuple(input_size)}: {type(error).__name__}: {error}"
+            f"{user_frame(error.__traceback__)}"
+        ) from error
+    params = sum(parameter.numel() for parameter in module.parameters())
+    return Cost(macs=flops.get_total_flops() // 2, params=params, activations=outputs.total)

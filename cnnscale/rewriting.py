@@ -1,0 +1,365 @@
+"""Plan -> network: the graph is rewritten, the module tree is edited, and the two must agree.
+
+1. :func:`rewritten_graph` writes down what the scaled network computes: blocks copied or dropped, literals updated.
+2. :func:`edited_module` makes the same changes to a copy of the baseline's module tree.
+3. :func:`rebuild` traces that module again. If it computes the rewritten graph, with the predicted shape at every
+   node, the module is the result (``form="module"``); else a GraphModule of the rewritten graph is (``form="graph"``).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+from .analysis import Analysis, Stage
+from .costs import copy_atom, multiplicity
+from .errors import CnnScaleError, RewriteError
+from .shapes import Sym
+from .stages import Block
+from .surgery import Edit, Origin, copies_of, edit_blocks, redraw_schedules, resize, split_path
+from .symbolic import Values
+from .tracing import describe, meta_copy, trace
+
+__all__ = ["Rebuilt", "rebuild"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The numbers to build: one per stage, and the value of every atom."""
+
+    analysis: Analysis
+    repeats: tuple[int, ...]
+    values: Values
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The scaled network on the meta device."""
+
+    module: nn.Module
+    form: Literal["module", "graph"]
+    origins: dict[str, Origin]
+    """Module path -> its path in the baseline, and which copy of it this is."""
+    mismatch: str = ""
+    """Why the native module could not be used."""
+
+
+def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values: Values) -> Rebuilt:
+    """The scaled network for ``model``, which is left alone.
+
+    Raises:
+        RewriteError: neither form runs with the predicted shapes.
+    """
+    target = Target(analysis, tuple(repeats), values)
+    module, origins = edited_module(model, target)
+    expected = rewritten_graph(target, {origin: path for path, origin in origins.items()})
+    mismatch = _written_back(module, target, expected, origins)
+    if not mismatch:
+        return Rebuilt(module, "module", origins)
+    graph_module = _graph_module(meta_copy(module), expected.graph)
+    problem = _difference(graph_module, target, expected)
+    if problem:
+        raise RewriteError(
+            f"the scaled {type(model).__name__} is not what was planned: {problem}; its own class differs too: {mismatch}"
+        )
+    return Rebuilt(graph_module, "graph", origins, mismatch)
+
+
+# --- 1. the graph -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Expected:
+    """The rewritten graph; ``shapes`` predicts each tensor, ``literals`` lists the changed ones by owning module."""
+
+    graph: fx.Graph
+    shapes: dict[fx.Node, tuple[int, ...]]
+    literals: list[tuple[Origin, int, int]]
+    """(module that runs the node, old value, new value)."""
+
+
+def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
+    """The extended baseline's graph with each block as often as planned, every literal at its new value."""
+    writer = _Writer(target, paths)
+    nodes, i = target.analysis.trace.nodes, 0
+    places = {block.start: (s, b, block) for s, b, block in target.analysis.blocks()}
+    while i < len(nodes):
+        if i in places:
+            stage, position, block = places[i]
+            writer.write_block(target.analysis.stages[stage], position, block, target.repeats[stage])
+            i = block.stop
+        else:
+            writer.write(nodes[i], 0, target.values)
+            i += 1
+    writer.expected.graph.lint()
+    return writer.expected
+
+
+class _Writer:
+    """Emits nodes of the old graph into the new one."""
+
+    def __init__(self, target: Target, paths: dict[Origin, str]) -> None:
+        self.target, self.paths = target, paths
+        self.expected = Expected(fx.Graph(), {}, [])
+        self.env: dict[fx.Node, fx.Node] = {}
+        self.also: dict[fx.Node, list[fx.Node]] = {}
+        """Nodes which stand for several in argument lists (outputs of dense blocks), or for none."""
+        self.updates: dict[fx.Node, list[Any]] = {}
+        for update in target.analysis.ctx.updates:
+            self.updates.setdefault(update.node, []).append(update)
+
+    def write_block(self, stage: Stage, position: int, block: Block, repeats: int) -> None:
+        count = multiplicity(stage, position, repeats)
+        nodes = self.target.analysis.trace.nodes[block.start : block.stop]
+        atom = copy_atom(stage, position)
+        outputs: list[fx.Node] = []
+        for number in range(count):
+            values = self.target.values if atom is None else {**self.target.values, atom: number}
+            for node in nodes:
+                self.write(node, number, values)
+            outputs.append(self.env[block.output])
+            if stage.site.kind == "dense":
+                self.also[block.inputs[-1]] = [self.env[block.inputs[-1]], *outputs]
+            else:
+                self.env[block.inputs[0]], entry = outputs[-1], self.env[block.inputs[0]]
+                if number == 0:
+                    first = entry
+        if stage.site.kind == "dense":
+            self.also.pop(block.inputs[-1], None)
+            self.also[block.output] = outputs
+        elif count:
+            self.env[block.inputs[0]] = first
+        else:
+            self.env[block.output] = self.env[block.inputs[0]]
+
+    def write(self, node: fx.Node, number: int, values: Values) -> None:
+        args, kwargs = self._arguments((node.args, node.kwargs))
+        for update in self.updates.get(node, ()):
+            new = self.target.analysis.ctx.equations.resolve(update.value).at(values)
+            if new != update.value.hint:
+                args, kwargs = _replaced((args, kwargs), update.path, new)
+                owner = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][0]
+                origin = self._origin(owner, number)
+                self.expected.literals.append((origin, update.value.hint, new))
+        target = node.target
+        if node.op == "call_module":
+            target = self.paths[self._origin(str(target), number)]
+        elif node.op == "get_attr":
+            parent, name = split_path(str(target))
+            target = f"{self.paths[self._origin(parent, number)]}.{name}".lstrip(".")
+        new_node = self.expected.graph.create_node(node.op, target, args, kwargs, name=node.name, type_expr=node.type)
+        self.env[node] = new_node
+        value = self.target.analysis.values.get(node)
+        if isinstance(value, Sym):
+            resolve = self.target.analysis.ctx.equations.resolve
+            self.expected.shapes[new_node] = tuple(resolve(d).at(values) for d in value.shape)
+
+    def _origin(self, path: str, number: int) -> Origin:
+        origin = self.target.analysis.origins.get(path, Origin(path, 0))
+        return Origin(origin.path, origin.copy + number)
+
+    def _arguments(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.env[value]
+        if isinstance(value, (tuple, list)):
+            parts: list[Any] = []
+            for item in value:
+                if isinstance(item, fx.Node) and item in self.also and not _is_operand(value):
+                    parts += self.also[item]
+                else:
+                    parts.append(self._arguments(item))
+            return tuple(parts) if isinstance(value, tuple) else parts
+        if isinstance(value, dict):
+            return {key: self._arguments(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(*(self._arguments(v) for v in (value.start, value.stop, value.step)))
+        return value
+
+
+def _is_operand(value: Sequence[Any]) -> bool:
+    """Whether a sequence is a node's own argument tuple, not a list of tensors within it."""
+    return isinstance(value, tuple) and not all(isinstance(item, fx.Node) for item in value)
+
+
+def _replaced(value: Any, path: tuple[Any, ...], new: int) -> Any:
+    """Nested arguments with the item at ``path`` replaced."""
+    if not path:
+        return new
+    key, rest = path[0], path[1:]
+    if isinstance(value, slice):
+        parts = {n: getattr(value, n) for n in ("start", "stop", "step")}
+        parts[key] = _replaced(parts[key], rest, new)
+        return slice(parts["start"], parts["stop"], parts["step"])
+    if isinstance(value, dict):
+        return {**value, key: _replaced(value[key], rest, new)}
+    items = list(value)
+    items[key] = _replaced(items[key], rest, new)
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+# --- 2. the module tree -----------------------------------------------------------------------------------------------
+
+
+def edited_module(model: nn.Module, target: Target) -> tuple[nn.Module, dict[str, Origin]]:
+    """A meta copy of ``model`` with blocks repeated, tensors resized and the attributes of torch's layers updated."""
+    root = meta_copy(model, hooks=True)
+    origins = edit_blocks(root, list(_edits(root, target)))
+    _resize(root, origins, target)
+    redraw_schedules(target.analysis.baseline, root)
+    return root, origins
+
+
+def _edits(root: nn.Module, target: Target) -> Iterator[Edit]:
+    """The plan in the baseline's own paths: copies of a stage's template go behind the last block that it has."""
+    analysis = target.analysis
+    for stage, repeats in zip(analysis.stages, target.repeats, strict=True):
+        own = [b for b in stage.blocks if analysis.origins.get(b.path, Origin("", 0)).copy == 0]
+        last = _in_baseline(analysis, own[-1])
+        if repeats > len(own):
+            count = repeats - len(own)
+            made = stage.blocks[-1] is not own[-1]
+            source, block = (analysis.trace.module, stage.blocks[-1]) if made else (root, last)
+            copies = copies_of(source, block, count)
+            yield Edit(last, tuple(tuple(map(_without_hooks, modules)) for modules in copies))
+        for block in own[repeats:]:
+            yield Edit(_in_baseline(analysis, block), drop=True)
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    return meta_copy(module)
+
+
+def _in_baseline(analysis: Analysis, block: Block) -> Block:
+    return dataclasses.replace(block, modules=tuple(analysis.origins.get(p, Origin(p, 0)).path for p in block.modules))
+
+
+def _resize(root: nn.Module, origins: dict[str, Origin], target: Target) -> None:
+    """Every tensor and every layer attribute at the value that its polynomial has for this copy of its module."""
+    analysis, ctx = target.analysis, target.analysis.ctx
+    extended = {origin: path for path, origin in analysis.origins.items()}
+    copies = _copy_values(target)
+    attributes: dict[str, list[tuple[str, Any]]] = {}
+    for (path, name), value in ctx.attributes.items():
+        attributes.setdefault(path, []).append((name, value))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, module in root.named_modules():
+        if path not in origins:
+            continue
+        source, values = _source(origins[path], extended, copies, target)
+        for name, value in attributes.get(source, ()):
+            setattr(module, name, ctx.evaluate(value, values))
+        original = analysis.trace.module.get_submodule(source)
+        for name in (*module._parameters, *module._buffers):
+            tensor = getattr(original, name, None)
+            dims = ctx.tensors.get(ctx.shared.get(id(tensor), "")) if tensor is not None else None
+            if dims is not None:
+                shapes[f"{path}.{name}".lstrip(".")] = tuple(ctx.equations.resolve(d).at(values) for d in dims)
+    resize(root, shapes)
+
+
+def _copy_values(target: Target) -> list[tuple[tuple[str, ...], Any]]:
+    """(module paths of a concatenating stage's template, its copy atom)."""
+    return [
+        (stage.blocks[-1].modules, stage.concatenation.copy)
+        for stage in target.analysis.stages
+        if stage.concatenation is not None
+    ]
+
+
+def _source(
+    origin: Origin, extended: dict[Origin, str], copies: list[tuple[tuple[str, ...], Any]], target: Target
+) -> tuple[str, Values]:
+    """The path in the extended baseline whose polynomials describe a module, and the values to evaluate them with."""
+    made = extended.get(Origin(origin.path, min(origin.copy, 1)))
+    if origin.copy and made is not None:
+        return made, target.values
+    path = extended.get(Origin(origin.path, 0), origin.path)
+    for modules, atom in copies:
+        if origin.copy and any(path == m or path.startswith(f"{m}.") for m in modules):
+            return path, {**target.values, atom: origin.copy}
+    return path, target.values
+
+
+# --- 3. the agreement -------------------------------------------------------------------------------------------------
+
+
+def _written_back(module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]) -> str:
+    """Make the module compute the expected graph by writing changed literals into its attributes; "" if it does.
+
+    Where a literal comes from is not recorded, so the owner's integers of the same value are tried, all at once and
+    then none; the trace decides.
+    """
+    mismatch = ""
+    for write in (True, False) if expected.literals else (False,):
+        undo = _write_literals(module, expected, origins) if write else []
+        mismatch = _difference(module, target, expected)
+        if not mismatch:
+            return ""
+        for restore in undo:
+            restore()
+    return mismatch
+
+
+def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Origin]) -> list[Callable[[], None]]:
+    modules = {origin: module.get_submodule(path) for path, origin in origins.items()}
+    undo: list[Callable[[], None]] = []
+    for origin, old, new in expected.literals:
+        owner = modules.get(origin)
+        if owner is None:
+            continue
+        for name, value in list(vars(owner).items()):
+            changed = _with_literal(value, old, new)
+            if changed is not value and not name.startswith("_"):
+                undo.append(lambda owner=owner, name=name, value=value: setattr(owner, name, value))  # type: ignore[misc]
+                setattr(owner, name, changed)
+    return undo
+
+
+def _with_literal(value: Any, old: int, new: int) -> Any:
+    if type(value) is int:
+        return new if value == old else value
+    if type(value) in (tuple, list) and old in value and all(type(v) is int for v in value):
+        return type(value)(new if v == old else v for v in value)
+    return value
+
+
+def _difference(module: nn.Module, target: Target, expected: Expected) -> str:
+    """How the module's trace differs from the expected graph; "" if it does not."""
+    sides = target.analysis.ctx.tensors["input"][2:]
+    size = (target.analysis.input_size[0], *(side.at(target.values) for side in sides))
+    try:
+        actual = trace(meta_copy(module), size)
+    except CnnScaleError as error:
+        return str(error)
+    wanted = list(expected.graph.nodes)
+    if len(wanted) != len(actual.nodes):
+        return f"{len(actual.nodes)} operations instead of {len(wanted)}"
+    same: dict[fx.Node, fx.Node] = {}
+    for want, got in zip(wanted, actual.nodes, strict=True):
+        same[got] = want
+        if want.op != got.op or (want.op != "placeholder" and str(want.target) != str(got.target)):
+            return f"{describe(got)} instead of {want.name!r} ({want.target})"
+        if [same[n] for n in got.all_input_nodes] != want.all_input_nodes:
+            return f"{describe(got)} has other inputs than {want.name!r}"
+        value = got.meta.get("val")
+        if isinstance(value, torch.Tensor) and want in expected.shapes and tuple(value.shape) != expected.shapes[want]:
+            return f"{describe(got)} should have shape {expected.shapes[want]}"
+    return ""
+
+
+def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A GraphModule whose submodules and parameters stand in the order of ``root``, not of first use."""
+    module = fx.GraphModule(root, copy.deepcopy(graph), class_name=type(root).__name__)
+    for path, child in [("", module), *module.named_modules()]:
+        like = root.get_submodule(path)
+        for store, order in ((child._modules, like._modules), (child._parameters, like._parameters)):
+            kept = {name: store[name] for name in order if name in store}
+            store.clear()  # type: ignore[attr-defined]
+            store.update(kept)  # type: ignore[arg-type]
+    return module
