@@ -14,10 +14,11 @@ from typing import Any
 from torch import fx
 
 from .inference import Override
-from .ops import channel_axis, operation_name, replaced
+from .ops import channel_axis, replaced
 from .shapes import Context, Sym
-from .stages import Block, Site, shape
-from .symbolic import Atom, Poly
+from .stages import Block, Site, is_cat, shape
+from .surgery import CONTAINERS
+from .symbolic import Atom, Poly, as_poly
 
 __all__ = ["Concatenation", "concatenations"]
 
@@ -35,18 +36,20 @@ class Concatenation:
     """g: channels that each block appends."""
     overrides: dict[fx.Node, Override] = field(default_factory=dict)
     obstacle: str = ""
-    outputs: dict[fx.Node, Poly] = field(default_factory=dict)
-    """Channels appended by each block, filled during inference."""
 
-    def tie(self, ctx: Context) -> None:
+    def tie(self, ctx: Context, values: dict[fx.Node, Any]) -> None:
         """All blocks of the stage append the same number of channels."""
-        for node, appended in self.outputs.items():
-            ctx.equations.equate(appended, self.growth, node.name)
+        today = {self.copy: as_poly(0), self.extra: as_poly(0)}
+        for block in self.site.blocks:
+            appended = _channels(ctx, values[block.output])[1]
+            if self.site.kind == "growing":
+                appended = appended - _channels(ctx, values[block.inputs[0]])[1]
+            ctx.equations.equate(ctx.equations.resolve(appended).substitute(today), self.growth, block.path)
 
 
 def concatenations(ctx: Context, sites: Sequence[Site]) -> dict[int, Concatenation]:
     """The concatenating stages among ``sites``, by position."""
-    makers = {"dense": _dense, "growing": _growing}
+    makers = {"dense": _dense, "growing": _growing, "gathered": _gathered}
     return {i: makers[site.kind](ctx, site) for i, site in enumerate(sites) if site.kind in makers}
 
 
@@ -59,12 +62,8 @@ def _atoms(ctx: Context, site: Site, growth: int) -> Concatenation:
 
 def _cats(block: Block) -> list[fx.Node]:
     """The concatenations that read everything the block is given."""
-    users = [n for n in block.inputs[-1].users if _is_cat(n)]
+    users = [n for n in block.inputs[-1].users if is_cat(n)]
     return [n for n in users if set(block.inputs) <= set(n.all_input_nodes)]
-
-
-def _is_cat(node: fx.Node) -> bool:
-    return operation_name(node.target) in ("cat", "concat", "concatenate")
 
 
 def _dense(ctx: Context, site: Site) -> Concatenation:
@@ -75,14 +74,14 @@ def _dense(ctx: Context, site: Site) -> Concatenation:
     growths = {shape(block.output)[1] for block in site.blocks}
     if len(growths) != 1:
         made.obstacle = "its blocks append different numbers of channels"
-    elif len(inner) != 1 or not all(_is_cat(user) for user in template.output.users):
+    elif not _in_container(ctx, site):
+        made.obstacle = "its blocks are called one by one, and their outputs concatenated"
+    elif len(inner) != 1 or not all(is_cat(user) for user in template.output.users):
         made.obstacle = "its outputs are not simply concatenated"
     else:
         more = {inner[0]: made.copy, **dict.fromkeys(template.output.users, made.extra)}
         for node, atom in more.items():
             made.overrides[node] = _adding(ctx, made, atom, made.overrides.get(node))
-        for block in site.blocks:
-            made.overrides[block.output] = _noting(ctx, made, block)
     return made
 
 
@@ -96,6 +95,22 @@ def _growing(ctx: Context, site: Site) -> Concatenation:
     made.overrides[template.inputs[0]] = _adding(ctx, made, made.copy, None)
     made.overrides[template.output] = _grown(ctx, made)
     return made
+
+
+def _gathered(ctx: Context, site: Site) -> Concatenation:
+    """Every block reads the one before it, and one concatenation reads them all (C2f, ELAN)."""
+    template = site.template
+    made = _atoms(ctx, site, shape(template.output)[1])
+    if not _in_container(ctx, site):
+        made.obstacle = "its blocks are called one by one, and their outputs concatenated"
+        return made
+    gather = [user for user in template.output.users if is_cat(user)]
+    made.overrides = {node: _adding(ctx, made, made.extra, None) for node in gather}
+    return made
+
+
+def _in_container(ctx: Context, site: Site) -> bool:
+    return isinstance(ctx.module.get_submodule(site.template.parent), CONTAINERS)
 
 
 def _nodes_between(block: Block) -> set[fx.Node]:
@@ -118,14 +133,6 @@ def _adding(ctx: Context, made: Concatenation, atom: Atom, inner: Override | Non
         value = inner(value) if inner is not None else value
         axis, channels = _channels(ctx, value)
         return replaced(value, axis, channels + made.growth * Poly({(atom,): 1}))
-
-    return override
-
-
-def _noting(ctx: Context, made: Concatenation, block: Block) -> Override:
-    def override(value: Any) -> Any:
-        made.outputs[block.output] = _channels(ctx, value)[1]
-        return value
 
     return override
 

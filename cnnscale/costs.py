@@ -8,7 +8,7 @@ has its own widths, so there the polynomial is evaluated once per copy.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,7 +18,7 @@ from .analysis import Analysis, Stage
 from .plans import Cost
 from .symbolic import Atom, Poly, Values
 
-__all__ = ["CostModel", "sizes"]
+__all__ = ["CostModel", "copy_atom", "multiplicity", "side_values", "sizes"]
 
 Kind = Literal["macs", "activations", "params"]
 Place = tuple[int, int]
@@ -70,28 +70,70 @@ class CostModel:
     def cost(self, values: Values, repeats: Sequence[int]) -> Cost:
         """The cost of one image with these widths, sizes and repeats (one number per stage), as exact integers."""
         totals = {"macs": 0, "activations": 0, "params": 0}
-        known: dict[Poly, int] = {}
-        for kind, place, factors, times in self._terms:
-            stage = self.analysis.stages[place[0]] if place is not _OUTSIDE else None
-            times *= 1 if stage is None else multiplicity(stage, place[1], repeats[place[0]])
-            if not times:
-                continue
-            atom = copy_atom(stage, place[1])
-            if atom is None:
-                totals[kind] += times * _product(factors, values, known)
-            else:
-                rounds = range(multiplicity(stage, place[1], repeats[place[0]]))
-                each = times // len(rounds)
-                totals[kind] += sum(each * _product(factors, {**values, atom: k}, {}) for k in rounds)
+        for kind, factors, times, at in self._rounds(values, repeats):
+            totals[kind] += times * _product(factors, at)
         return Cost(macs=totals["macs"], params=totals["params"], activations=totals["activations"])
 
+    def macs_by_sides(self, values: Values, repeats: Sequence[int]) -> Callable[[Values], int]:
+        """MACs as a function of the image's sides alone: everything else is multiplied out once."""
+        merged: Counter[tuple[Poly, ...]] = Counter()
+        mixed: list[tuple[tuple[Poly, ...], int, Values]] = []
+        for kind, factors, times, at in self._rounds(values, repeats):
+            if kind == "macs":
+                sides = tuple(f for f in factors if not f.has_width and f.constant is None)
+                rest = tuple(f for f in factors if f not in sides)
+                if any(atom.call is not None or not atom.is_width for f in rest for atom in f.atoms()):
+                    mixed.append((factors, times, at))
+                else:
+                    merged[sides] += times * _product(rest, at)
+        widths = dict(values)
 
-def _product(factors: tuple[Poly, ...], values: Values, known: dict[Poly, int]) -> int:
+        def macs(sides: Values) -> int:
+            total = sum(times * _product(factors, sides) for factors, times in merged.items())
+            return total + sum(times * _product(factors, {**widths, **at, **sides}) for factors, times, at in mixed)
+
+        return macs
+
+    def _rounds(
+        self, values: Values, repeats: Sequence[int]
+    ) -> Iterator[tuple[Kind, tuple[Poly, ...], int, Values]]:
+        """(kind, factors, how often, values to evaluate the factors with), for every copy of every block."""
+        for kind, place, factors, times in self._terms:
+            stage = self.analysis.stages[place[0]] if place is not _OUTSIDE else None
+            count = 1 if stage is None else multiplicity(stage, place[1], repeats[place[0]])
+            atom = copy_atom(stage, place[1])
+            if atom is None:
+                if count:
+                    yield kind, factors, times * count, values
+            else:
+                for number in range(count):
+                    yield kind, factors, times, {**values, atom: number}
+
+    def changed(self, values: Values, repeats: Sequence[int]) -> float:
+        """Fraction of the weights of two or more dimensions which change shape or belong to a copy."""
+        total = changed = 0
+        for place, dims in self._weights:
+            stage = self.analysis.stages[place[0]] if place is not _OUTSIDE else None
+            count = 1 if stage is None else multiplicity(stage, place[1], repeats[place[0]])
+            total += count
+            different = count > 0 and any(dim.at(values) != dim.hint for dim in dims)
+            changed += count if different else max(0, count - 1)
+        return changed / max(1, total)
+
+    @cached_property
+    def _weights(self) -> list[tuple[Place, tuple[Poly, ...]]]:
+        resolve, tensors = self.analysis.ctx.equations.resolve, self.analysis.ctx.tensors
+        return [
+            (self._place_of_path(name), tuple(d for d in map(resolve, tensors.get(name, ())) if d.constant is None))
+            for name, tensor in self.analysis.trace.module.named_parameters()
+            if tensor.dim() > 1
+        ]
+
+
+def _product(factors: tuple[Poly, ...], values: Values) -> int:
     total = 1
     for factor in factors:
-        if factor not in known:
-            known[factor] = factor.at(values)
-        total *= known[factor]
+        total *= factor.at(values)
     return total
 
 
@@ -114,11 +156,16 @@ def copy_atom(stage: Stage | None, position: int) -> Atom | None:
 
 def sizes(analysis: Analysis, input_size: Sequence[int], repeats: Sequence[int]) -> Values:
     """The values of the image's sides and of the numbers of added blocks."""
-    sides = analysis.ctx.tensors["input"][2:]
-    values: Values = {poly.single()[1]: side for poly, side in zip(sides, input_size[1:], strict=True)}  # type: ignore[index]
+    values: Values = side_values(analysis, input_size[1:])
     for stage, count in zip(analysis.stages, repeats, strict=True):
         if stage.concatenation is not None:
             values[stage.concatenation.extra] = count - len(stage.blocks)
     return values
 
 
+
+
+def side_values(analysis: Analysis, sides: Sequence[int]) -> Values:
+    """The values of the image's sides alone."""
+    atoms = [next(iter(poly.atoms())) for poly in analysis.ctx.tensors["input"][2:]]
+    return dict(zip(atoms, sides, strict=True))

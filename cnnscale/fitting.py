@@ -1,11 +1,12 @@
 """From phi to the candidate whose measured growth is 2 ** phi.
 
 The formula's cost moves in steps: repeats are whole blocks, widths multiples of a divisor. So the fit walks along the
-compound direction, in an exponent ``t`` that starts at phi, in three moves:
+compound direction, in an exponent that starts at 0 and may pass phi, in three moves:
 
-1. bisect ``t`` to where the growth crosses its target;
-2. if the crossing is a step in depth, keep the repeats of either side and bisect width and resolution alone;
-3. close what is left by single pixels of the input.
+1. bisect the exponent to where the growth crosses its target;
+2. the crossing is often a step in depth: keep the repeats of either side of it, and bisect width and resolution alone;
+3. close what is left by single pixels of the input. Pixels are the finest step, so they also pay for a width exponent
+   nearer to phi, where the one found is too small to move channels that come in steps of the divisor.
 
 Every candidate is costed by its polynomials; no model is built.
 """
@@ -14,103 +15,140 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Candidate", "Space", "fit"]
+__all__ = ["Candidate", "Growth", "Space", "fit"]
 
-_STEPS = 22  # bisection steps: 1e-6 of an exponent, finer than any rounding rule
+_STEPS = 20  # bisection steps: 1e-5 of an exponent, finer than any rounding rule
 _REACH = 4.0  # how far beyond phi the exponent may go
-_PIXELS = 0.12  # resolution may leave the compound direction by this fraction
+_WIDTHS = 6  # width exponents tried between the one found and phi
+_CHANGED = 0.95  # share of the weights that should move
+
+Sides = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One point: exponents for depth and for width and resolution, the image's sides, and the growth that they give."""
+class Growth:
+    """MACs growth as a function of the image's sides, repeats and widths being settled; NaN where sides do not fit."""
 
-    depth: float
-    rest: float
-    sides: tuple[int, ...]
-    growth: float
+    at: Callable[[Sides], float]
+    changed: Callable[[], float]
+    """Share of the weights which these repeats and widths change."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a fit moves in: how exponents and sides become growth."""
+    """What a fit moves in."""
 
-    growth: Callable[[float, float, tuple[int, ...] | None], float]
-    """(exponent of depth, of width and resolution, sides or None for the formula's) -> MACs growth, NaN if impossible."""
-    sides: Callable[[float], tuple[int, ...]]
-    """Exponent -> the formula's sides."""
+    growth: Callable[[float, float], Growth]
+    """(exponent of depth, exponent of width) -> growth."""
+    sides: Callable[[float], Sides]
+    """Exponent of resolution -> the formula's sides."""
+    logs: tuple[float, float]
+    """log(beta), log(gamma): a unit of the exponent in width and in resolution."""
+    fixed: bool = False
+    """Whether the sides are given and stay."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point: exponents of depth and width, the image's sides, and the growth that they give."""
+
+    depth: float
+    width: float
+    sides: Sides
+    growth: float
+    detour: float = field(compare=False)
+    """Distance from the compound direction, in log units of width and resolution."""
 
 
 def fit(space: Space, phi: float, target: float, tolerance: float) -> Candidate:
-    """The candidate nearest to ``target``, preferring those that stay closest to the compound direction."""
-    crossing = _bisect(lambda t: space.growth(t, t, None), target, *_range(phi))
-    starts = list(_starts(space, phi, target, crossing))
-    fitted = [_pixels(space, depth, rest, target, tolerance) for depth, rest in starts]
-    good = [c for c in fitted if abs(c.growth / target - 1) <= tolerance]
+    """The candidate whose growth is nearest to ``target``, as long as it stays near the compound direction."""
+    candidates = list(_candidates(space, phi, target))
+    good = [c for c in candidates if abs(c.growth / target - 1) <= tolerance]
     if not good:
-        spread = [(d, r + step / 20) for d, r in starts for step in range(-12, 13)]
-        fitted += [_pixels(space, d, r, target, tolerance) for d, r in spread]
-        good = [c for c in fitted if abs(c.growth / target - 1) <= tolerance]
-    if good:
-        return min(good, key=lambda c: _detour(space, c, crossing, phi) + abs(math.log(c.growth / target)))
-    return min(fitted, key=lambda c: abs(math.log(c.growth / target)) if c.growth > 0 else math.inf)
+        candidates += _further(space, phi, target, candidates) if phi else []
+        good = [c for c in candidates if abs(c.growth / target - 1) <= tolerance]
+    if not good:
+        return min(candidates, key=lambda c: _miss(c, target))
+    return min(good, key=lambda c: _score(space, c, phi, target))
 
 
-def _range(phi: float) -> tuple[float, float]:
-    return (0.0, phi + _REACH) if phi >= 0 else (phi - 4 * _REACH, 0.0)
+def _score(space: Space, candidate: Candidate, phi: float, target: float) -> float:
+    still = max(0.0, _CHANGED - space.growth(candidate.depth, candidate.width).changed()) if phi else 0.0
+    backwards = (candidate.sides[-1] - space.sides(0.0)[-1]) * phi < 0
+    return candidate.detour + _miss(candidate, target) + still / 2 + backwards
+
+
+def _miss(candidate: Candidate, target: float) -> float:
+    return abs(math.log(candidate.growth / target)) if candidate.growth > 0 else math.inf
+
+
+def _candidates(space: Space, phi: float, target: float) -> Iterator[Candidate]:
+    low, high = (0.0, phi + _REACH) if phi >= 0 else (phi - 4 * _REACH, 0.0)
+    crossing = _bisect(lambda t: space.growth(t, t).at(space.sides(t)), target, low, high)
+    for depth in dict.fromkeys((crossing, crossing - 1e-4)):
+        rest = _bisect(lambda t, d=depth: space.growth(d, t).at(space.sides(t)), target, low, high)  # type: ignore[misc]
+        widths = [rest, rest - 1e-4, *(rest + (phi - rest) * i / _WIDTHS for i in range(1, _WIDTHS + 1))]
+        for width in widths:
+            yield _pixels(space, depth, width, rest, target)
+
+
+def _further(space: Space, phi: float, target: float, tried: list[Candidate]) -> list[Candidate]:
+    """Where no candidate is in tolerance: other depths, widths in small steps around those tried, unequal sides."""
+    depths = {round(c.depth + step / 2, 6) for c in tried for step in range(-2, 3)}
+    widths = {round(c.width + step / 10, 6) for c in tried for step in range(-10, 11)}
+    span = sorted((0.0, phi + math.copysign(1.0, phi)))
+    points = [(d, w) for d in sorted(depths) for w in sorted(widths) if span[0] <= d <= span[1] and span[0] <= w <= span[1]]
+    seen: dict[int, Candidate] = {}
+    for depth, width in points:
+        seen.setdefault(id(space.growth(depth, width)), _pixels(space, depth, width, width, target, uneven=True))
+    return list(seen.values())
 
 
 def _bisect(growth: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """The smallest exponent whose growth reaches ``target``; the nearer end where none does."""
-    if growth(high) < target:
+    """The smallest exponent whose growth reaches ``target``; the upper end where none does. NaN counts as too small."""
+    if not growth(high) >= target:
         return high
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if growth(middle) < target:
-            low = middle
-        else:
+        if growth(middle) >= target:
             high = middle
+        else:
+            low = middle
     return high
 
 
-def _starts(space: Space, phi: float, target: float, crossing: float) -> Iterator[tuple[float, float]]:
-    """(exponent of depth, of the rest) on either side of the crossing, the rest re-fitted for each depth."""
-    below = crossing - 1e-5
-    for depth in (crossing, below):
-        rest = _bisect(lambda t, depth=depth: space.growth(depth, t, None), target, *_range(phi))  # type: ignore[misc]
-        for t in (rest, rest - 1e-5):
-            yield depth, t
+def _pixels(
+    space: Space, depth: float, width: float, rest: float, target: float, *, uneven: bool = False
+) -> Candidate:
+    """The sides, in the formula's proportion, whose growth is nearest to the target for these repeats and widths.
+
+    ``uneven`` lets the last side be a pixel longer or shorter, which halves the step.
+    """
+    formula, growth = space.sides(rest), space.growth(depth, width)
+    if space.fixed:
+        return Candidate(depth, width, formula, growth.at(formula), space.logs[0] * abs(width - rest))
+    longest = max(space.sides(0.0))
+
+    def sides(pixels: int) -> Sides:
+        return tuple(max(1, round(side * pixels / longest)) for side in space.sides(0.0))
+
+    low, high = 1, 4 * max(formula)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if growth.at(sides(middle)) >= target:
+            high = middle
+        else:
+            low = middle
+    options = [sides(p) for p in range(max(1, low - 2), high + 4)] + [formula]
+    if uneven:
+        options += [(*s[:-1], s[-1] + step) for s in options for step in (-1, 1) if s[-1] + step > 0]
+    best = min(options, key=lambda s: (_distance(growth.at(s), target), s))
+    at = growth.at(best)
+    detour = space.logs[0] * abs(width - rest) + abs(math.log(max(best) / max(formula)))
+    return Candidate(depth, width, best, at, detour)
 
 
-def _pixels(space: Space, depth: float, rest: float, target: float, tolerance: float) -> Candidate:
-    """The sides, moved by single pixels from the formula's, whose growth is nearest to the target."""
-    wanted = space.sides(rest)
-    best = Candidate(depth, rest, wanted, space.growth(depth, rest, wanted))
-    for sides in _nearby(wanted, best.growth < target):
-        growth = space.growth(depth, rest, sides)
-        if math.isnan(best.growth) or abs(growth - target) < abs(best.growth - target):
-            best = Candidate(depth, rest, sides, growth)
-        if (growth - target) * (1 if best.growth < target else -1) > 0 and growth == growth:
-            break
-    return best
-
-
-def _nearby(sides: tuple[int, ...], larger: bool) -> Iterator[tuple[int, ...]]:
-    """All sides moved together, one pixel of the longest at a time, in the direction of the target."""
-    longest = max(sides)
-    for step in range(1, max(3, int(longest * _PIXELS)) + 1):
-        scale = (longest + (step if larger else -step)) / longest
-        moved = tuple(round(side * scale) for side in sides)
-        if min(moved) < 1:
-            return
-        yield moved
-
-
-def _detour(space: Space, candidate: Candidate, crossing: float, phi: float) -> float:
-    """How far a candidate lies from the compound direction, in log units; against the direction of phi counts most."""
-    wanted = space.sides(candidate.rest)
-    pixels = abs(math.log(candidate.sides[-1] / wanted[-1]))
-    backwards = (candidate.sides[-1] - space.sides(0.0)[-1]) * phi < 0
-    return abs(candidate.rest - crossing) * 0.1 + pixels + backwards
+def _distance(growth: float, target: float) -> float:
+    return math.inf if math.isnan(growth) else abs(growth / target - 1)

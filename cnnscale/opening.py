@@ -21,15 +21,15 @@ from .analysis import Analysis
 from .derivation import Derived
 from .errors import CnnScaleError
 from .inference import infer
-from .ops import operation_name, replaced
+from .ops import replaced
 from .shapes import Context
-from .stages import Block, shape
+from .stages import Block, is_sum, shape
 from .surgery import resize
 from .symbolic import Values
 from .tracing import meta_copy, trace
 from .widths import groups
 
-__all__ = ["Opening", "openings"]
+__all__ = ["Opening", "openings", "residual_flags"]
 
 Rules: TypeAlias = Mapping[str, Derived | None]
 """Layer path -> how its width derives."""
@@ -168,6 +168,22 @@ def _like(module: nn.Module, donor: nn.Module) -> nn.Module:
     return variant
 
 
+def residual_flags(module: nn.Module, donor: nn.Module, size: tuple[int, ...]) -> dict[str, bool]:
+    """The donor's plain flags, if with them the input of ``module`` reaches a sum as it does in the donor; else none."""
+    flags = {
+        name: value
+        for name, value in vars(donor).items()
+        if isinstance(value, bool) and name != "training" and vars(module).get(name, value) != value
+    }
+    variant = meta_copy(module)
+    for name, value in flags.items():
+        setattr(variant, name, value)
+    if not flags or not _keeps_shape(variant, size):
+        return {}
+    sums = [sum(is_sum(node) for node in trace(net, size).nodes) for net in (meta_copy(module), variant)]
+    return flags if sums[1] == sums[0] + 1 else {}
+
+
 def _keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
     """None if the module does not map ``size`` to itself; else whether its input reaches a sum unchanged."""
     try:
@@ -178,4 +194,4 @@ def _keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
     value = output.meta["val"] if isinstance(output, fx.Node) else None
     if not isinstance(value, torch.Tensor) or tuple(value.shape[1:]) != tuple(size):
         return None
-    return any(operation_name(user.target) in ("add", "iadd") for user in traced.nodes[0].users)
+    return any(map(is_sum, traced.nodes[0].users))

@@ -404,6 +404,12 @@ def soft(ctx: Context, value: Any) -> Poly:
     return ctx.literal(value, ctx.equations.atom(f"{ctx.node.name}:{int(value)}", int(value), is_width=True))
 
 
+@rule("new_empty", "new_zeros", "new_ones", "new_full", "empty", "zeros", "ones", "rand", "randn", "full")
+def made(ctx: Context, *args: Any, **kwargs: Any) -> Sym:
+    sizes = args[1:] if isinstance(args[0], Sym) else args
+    return Sym(tuple(as_poly(s) for s in (sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes)))
+
+
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 

@@ -6,20 +6,20 @@ Nothing is built: a plan's cost comes from the polynomials of :mod:`cnnscale.cos
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from .analysis import Analysis, Stage
 from .coefficients import Coefficients, Multipliers
-from .costs import CostModel, sizes
+from .costs import CostModel, side_values, sizes
 from .errors import ModelError, UsageError, WidthError
-from .fitting import Space, fit
+from .fitting import Growth, Space, fit
 from .plans import Cost, Fixed, Options, Plan, Width
 from .plans import Stage as PlannedStage
 from .reading import fingerprint
 from .rounding import round_repeats, round_size
-from .symbolic import Atom, Values
+from .symbolic import Atom, Poly, Values
 from .widths import Choice, Group, choose, compiled, groups, pinned_atoms
 
 __all__ = ["Planner", "Request"]
@@ -122,24 +122,22 @@ class Planner:
         input_size = (self.analysis.input_size[0], *(sides or self.sides(multipliers.resolution)))
         values = sizes(self.analysis, input_size, repeats)
         self._check(values, input_size)
-        options = self.options
-        choices = tuple(
-            choose(
-                self.groups, multipliers.width, values,
-                divisor=options.divisor, round_limit=options.round_limit, pinned=self.pinned,
-            )
-        )  # fmt: skip
+        choices = tuple(self._choices(multipliers.width, values))
         cost = self.costs.cost(values, repeats)
         return Draft(multipliers, repeats, choices, input_size, values, cost)
+
+    def _choices(self, width: float, values: Values) -> Iterator[Choice]:
+        options = self.options
+        return choose(
+            self.groups, width, values, divisor=options.divisor, round_limit=options.round_limit, pinned=self.pinned
+        )
 
     def _check(self, values: Values, input_size: Sequence[int]) -> None:
         for check in self.analysis.ctx.equations.checks:
             if check.poly.at(values) != 0:
                 raise WidthError(f"the model does not take inputs of {tuple(input_size)}: sizes part at {check.where}")
-        for product in self.analysis.eval_products:
-            for factor in product.factors:
-                if not factor.has_width and factor.at(values) < 1:
-                    raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
+        if not self._fits(values):
+            raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
 
     def plan(self, request: Request) -> Plan:
         """The plan for a request."""
@@ -151,21 +149,46 @@ class Planner:
         phi, coefficients = request.phi, request.coefficients
         if phi == 0 and request.sides is None:
             return self.draft(request.multipliers)
+        by_numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], Growth] = {}
 
-        def draft(depth: float, rest: float, sides: tuple[int, ...] | None) -> Draft:
-            deep, wide = coefficients.at(depth), coefficients.at(rest)
-            multipliers = Multipliers(depth=deep.depth, width=wide.width, resolution=wide.resolution)
-            return self.draft(multipliers, request.sides or sides)
+        def growth(depth: float, width: float) -> Growth:
+            repeats = self.repeats(coefficients.at(depth).depth)
+            values = sizes(self.analysis, self.analysis.input_size, repeats)
+            widths = tuple(choice.value for choice in self._choices(coefficients.at(width).width, values))
+            key = repeats, widths
+            if key not in by_numbers:
+                by_numbers[key] = self._growth(values, repeats)
+            return by_numbers[key]
 
-        def growth(depth: float, rest: float, sides: tuple[int, ...] | None) -> float:
-            try:
-                return draft(depth, rest, sides).cost.macs / self.baseline.macs
-            except WidthError:
-                return math.nan
-
-        space = Space(growth, lambda t: request.sides or self.sides(coefficients.at(t).resolution))
+        logs = (math.log(coefficients.beta), math.log(coefficients.gamma))
+        space = Space(growth, lambda t: request.sides or self.sides(coefficients.at(t).resolution), logs, fixed=request.sides is not None)
         best = fit(space, phi, 2.0**phi, self.options.tolerance)
-        return draft(best.depth, best.rest, best.sides)
+        multipliers = Multipliers(
+            depth=coefficients.at(best.depth).depth,
+            width=coefficients.at(best.width).width,
+            resolution=max(best.sides) / max(self.analysis.input_size[1:]),
+        )
+        return self.draft(multipliers, best.sides)
+
+    def _growth(self, values: Values, repeats: tuple[int, ...]) -> Growth:
+        macs = self.costs.macs_by_sides(values, repeats)
+
+        @lru_cache(maxsize=None)
+        def at(sides: tuple[int, ...]) -> float:
+            numbers = side_values(self.analysis, sides)
+            return macs(numbers) / self.baseline.macs if self._fits(numbers) else math.nan
+
+        return Growth(at, lru_cache(lambda: self.costs.changed(values, repeats)))
+
+    def _fits(self, values: Values) -> bool:
+        checks = all(check.poly.at(values) == 0 for check in self.analysis.ctx.equations.checks)
+        return checks and all(poly.at(values) >= 1 for poly in self._spatial)
+
+    @cached_property
+    def _spatial(self) -> list[Poly]:
+        """Every side that a cost depends on."""
+        factors = dict.fromkeys(f for product in self.analysis.eval_products for f in product.factors)
+        return [f for f in factors if not f.has_width and f.constant is None]
 
     def _plan(self, request: Request, draft: Draft) -> Plan:
         cls = type(self.analysis.baseline)

@@ -14,9 +14,9 @@ from torch import nn
 
 from .analysis import Analysis, Stage
 from .concatenation import Concatenation, concatenations
-from .errors import ModelError
+from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
-from .opening import openings
+from .opening import Opening, openings
 from .shapes import Context, Product
 from .stages import Site, find_stages
 from .surgery import Edit, Origin, edit_blocks
@@ -43,11 +43,45 @@ def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
     plain = _analysis(baseline, traced, sites)
     if all(site.can_repeat for site in sites):
         return plain
-    made = openings(plain)
+    return _extended(baseline, plain, openings(plain))
+
+
+def _extended(baseline: nn.Module, plain: Analysis, made: list[Opening]) -> Analysis:
+    """The analysis with the openings put in, as far as the model's forward takes them: where not all of them work
+    together, each is tried on its own."""
     obstacles = {o.block.path: o.obstacle for o in made}
-    origins = edit_blocks(module, [Edit(o.block, (o.modules,)) for o in made if o.modules])
-    traced = trace(module, input_size)
-    return _analysis(baseline, traced, find_stages(traced), origins, obstacles)
+    usable = [o for o in made if o.modules]
+    analysis = _with_openings(baseline, plain, usable, obstacles)
+    if analysis is None:
+        fitting = [o for o in usable if _with_openings(baseline, plain, [o], obstacles) is not None]
+        obstacles |= {o.block.path: _MISFIT for o in usable if o not in fitting}
+        analysis = _with_openings(baseline, plain, fitting, obstacles)
+    return plain if analysis is None else analysis
+
+
+_MISFIT = "a copy of its single block does not fit behind it"
+
+
+def _with_openings(
+    baseline: nn.Module, plain: Analysis, made: list[Opening], obstacles: dict[str, str]
+) -> Analysis | None:
+    """None where the model does not run with these openings, or does not chain each behind its block."""
+    module, origins = _opened(baseline, made)
+    try:
+        traced = trace(module, plain.input_size)
+    except CnnScaleError:
+        return None
+    sites = find_stages(traced)
+    added = {path for path, origin in origins.items() if origin.copy and origin.path in {o.block.path for o in made}}
+    if not added <= {site.template.path for site in sites}:
+        return None
+    return _analysis(baseline, traced, sites, origins, obstacles)
+
+
+def _opened(baseline: nn.Module, made: list[Opening]) -> tuple[nn.Module, dict[str, Origin]]:
+    module = meta_copy(baseline)
+    edits = [Edit(o.block, (tuple(map(meta_copy, o.modules)),)) for o in made]
+    return module, edit_blocks(module, edits)
 
 
 def _analysis(
@@ -64,7 +98,7 @@ def _analysis(
     values = infer(ctx, traced, overrides)
     products = tuple(ctx.products)
     for concatenation in joined.values():
-        concatenation.tie(ctx)
+        concatenation.tie(ctx, values)
     _walk_train_mode(ctx, traced, overrides)
     origins, obstacles = origins or {}, obstacles or {}
     stages = tuple(_stage(site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
@@ -92,7 +126,7 @@ def _stage(
 
 def _tie_ends(analysis: Analysis, site: Site) -> None:
     """A copy of the template reads what the template writes: from now on its two ends have one width."""
-    if site.kind in ("chain", "stack") and site.can_repeat:
+    if site.kind in ("chain", "gathered", "stack") and site.can_repeat:
         before, after = (analysis.channels(node) for node in (site.template.inputs[0], site.template.output))
         if before is not None and after is not None:
             analysis.ctx.equations.equate(before, after, f"the ends of {site.template.path}")

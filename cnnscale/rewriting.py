@@ -20,11 +20,12 @@ from torch import fx, nn
 from .analysis import Analysis, Stage
 from .costs import copy_atom, multiplicity
 from .errors import CnnScaleError, RewriteError
+from .opening import residual_flags
 from .shapes import Sym
-from .stages import Block
+from .stages import Block, is_sum, shape
 from .surgery import Edit, Origin, copies_of, edit_blocks, redraw_schedules, resize, split_path
 from .symbolic import Values
-from .tracing import describe, meta_copy, trace
+from .tracing import Trace, describe, meta_copy, trace
 
 __all__ = ["Rebuilt", "rebuild"]
 
@@ -58,12 +59,15 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     """
     target = Target(analysis, tuple(repeats), values)
     module, origins = edited_module(model, target)
-    expected = rewritten_graph(target, {origin: path for path, origin in origins.items()})
+    _add_residuals(module, origins, target)
+    paths = {origin: path for path, origin in origins.items()}
+    expected = rewritten_graph(target, paths)
     mismatch = _written_back(module, target, expected, origins)
     if not mismatch:
         return Rebuilt(module, "module", origins)
+    _same_in_training(model, target, mismatch)
     graph_module = _graph_module(meta_copy(module), expected.graph)
-    problem = _difference(graph_module, target, expected)
+    problem = _difference(graph_module, target, expected, paths)
     if problem:
         raise RewriteError(
             f"the scaled {type(model).__name__} is not what was planned: {problem}; its own class differs too: {mismatch}"
@@ -82,6 +86,8 @@ class Expected:
     shapes: dict[fx.Node, tuple[int, ...]]
     literals: list[tuple[Origin, int, int]]
     """(module that runs the node, old value, new value)."""
+    called: set[str]
+    """Modules that the graph calls."""
 
 
 def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
@@ -101,12 +107,17 @@ def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
     return writer.expected
 
 
+def _origin(target: Target, path: str) -> Origin:
+    """Where a module of the extended baseline comes from."""
+    return target.analysis.origins.get(path, Origin(path, 0))
+
+
 class _Writer:
     """Emits nodes of the old graph into the new one."""
 
     def __init__(self, target: Target, paths: dict[Origin, str]) -> None:
         self.target, self.paths = target, paths
-        self.expected = Expected(fx.Graph(), {}, [])
+        self.expected = Expected(fx.Graph(), {}, [], set())
         self.env: dict[fx.Node, fx.Node] = {}
         self.also: dict[fx.Node, list[fx.Node]] = {}
         """Nodes which stand for several in argument lists (outputs of dense blocks), or for none."""
@@ -120,7 +131,9 @@ class _Writer:
         atom = copy_atom(stage, position)
         outputs: list[fx.Node] = []
         for number in range(count):
-            values = self.target.values if atom is None else {**self.target.values, atom: number}
+            values = self.target.values
+            if stage.concatenation is not None and atom is not None:  # this copy is the last so far
+                values = {**values, atom: number, stage.concatenation.extra: number}
             for node in nodes:
                 self.write(node, number, values)
             outputs.append(self.env[block.output])
@@ -133,10 +146,13 @@ class _Writer:
         if stage.site.kind == "dense":
             self.also.pop(block.inputs[-1], None)
             self.also[block.output] = outputs
-        elif count:
+            return
+        if count:
             self.env[block.inputs[0]] = first
         else:
             self.env[block.output] = self.env[block.inputs[0]]
+        if stage.site.kind == "gathered":
+            self.also[block.output] = outputs
 
     def write(self, node: fx.Node, number: int, values: Values) -> None:
         args, kwargs = self._arguments((node.args, node.kwargs))
@@ -150,6 +166,7 @@ class _Writer:
         target = node.target
         if node.op == "call_module":
             target = self.paths[self._origin(str(target), number)]
+            self.expected.called.add(target)
         elif node.op == "get_attr":
             parent, name = split_path(str(target))
             target = f"{self.paths[self._origin(parent, number)]}.{name}".lstrip(".")
@@ -161,30 +178,24 @@ class _Writer:
             self.expected.shapes[new_node] = tuple(resolve(d).at(values) for d in value.shape)
 
     def _origin(self, path: str, number: int) -> Origin:
-        origin = self.target.analysis.origins.get(path, Origin(path, 0))
+        origin = _origin(self.target, path)
         return Origin(origin.path, origin.copy + number)
 
-    def _arguments(self, value: Any) -> Any:
+    def _arguments(self, value: Any, depth: int = 0) -> Any:
+        """(args, kwargs) in terms of new nodes; lists of tensors within them (depth 2) take in the outputs of copies."""
         if isinstance(value, fx.Node):
             return self.env[value]
         if isinstance(value, (tuple, list)):
             parts: list[Any] = []
             for item in value:
-                if isinstance(item, fx.Node) and item in self.also and not _is_operand(value):
-                    parts += self.also[item]
-                else:
-                    parts.append(self._arguments(item))
+                several = self.also.get(item) if depth > 1 and isinstance(item, fx.Node) else None
+                parts += [self._arguments(item, depth + 1)] if several is None else several
             return tuple(parts) if isinstance(value, tuple) else parts
         if isinstance(value, dict):
-            return {key: self._arguments(item) for key, item in value.items()}
+            return {key: self._arguments(item, depth + 1) for key, item in value.items()}
         if isinstance(value, slice):
-            return slice(*(self._arguments(v) for v in (value.start, value.stop, value.step)))
+            return slice(*(self._arguments(v, depth + 1) for v in (value.start, value.stop, value.step)))
         return value
-
-
-def _is_operand(value: Sequence[Any]) -> bool:
-    """Whether a sequence is a node's own argument tuple, not a list of tensors within it."""
-    return isinstance(value, tuple) and not all(isinstance(item, fx.Node) for item in value)
 
 
 def _replaced(value: Any, path: tuple[Any, ...], new: int) -> Any:
@@ -286,6 +297,35 @@ def _source(
     return path, target.values
 
 
+def _equalised(target: Target) -> Iterator[Block]:
+    """Blocks of the baseline that changed their number of channels, and no longer do."""
+    for _, _, block in target.analysis.blocks():
+        if len(block.inputs) == 1 and not block.growth:
+            before, after = (target.analysis.channels(node) for node in (block.inputs[0], block.output))
+            sides = [shape(node)[2:] for node in (block.inputs[0], block.output)]
+            if before is not None and after is not None and sides[0] == sides[1] and before.hint != after.hint:
+                if before.at(target.values) == after.at(target.values):
+                    yield block
+
+
+def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target) -> None:
+    """Where a block's ends have become equal, set the flags by which its class adds the residual for equal shapes."""
+    analysis = target.analysis
+    keeping = {block.cls: block for _, _, block in analysis.blocks() if block.keeps_shape}
+    paths = {origin: path for path, origin in origins.items()}
+    for block in _equalised(target):
+        donor = keeping.get(block.cls)
+        path = paths.get(_origin(target, block.path))
+        if donor is None or path is None:
+            continue
+        resolve = analysis.ctx.equations.resolve
+        value = analysis.values[block.inputs[0]]
+        size = tuple(resolve(dim).at(target.values) for dim in value.shape[1:])
+        flags = residual_flags(module.get_submodule(path), analysis.trace.module.get_submodule(donor.path), size)
+        for name, flag in flags.items():
+            setattr(module.get_submodule(path), name, flag)
+
+
 # --- 3. the agreement -------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +338,7 @@ def _written_back(module: nn.Module, target: Target, expected: Expected, origins
     mismatch = ""
     for write in (True, False) if expected.literals else (False,):
         undo = _write_literals(module, expected, origins) if write else []
-        mismatch = _difference(module, target, expected)
+        mismatch = _difference(module, target, expected, {origin: path for path, origin in origins.items()})
         if not mismatch:
             return ""
         for restore in undo:
@@ -329,7 +369,7 @@ def _with_literal(value: Any, old: int, new: int) -> Any:
     return value
 
 
-def _difference(module: nn.Module, target: Target, expected: Expected) -> str:
+def _difference(module: nn.Module, target: Target, expected: Expected, paths: dict[Origin, str]) -> str:
     """How the module's trace differs from the expected graph; "" if it does not."""
     sides = target.analysis.ctx.tensors["input"][2:]
     size = (target.analysis.input_size[0], *(side.at(target.values) for side in sides))
@@ -337,20 +377,72 @@ def _difference(module: nn.Module, target: Target, expected: Expected) -> str:
         actual = trace(meta_copy(module), size)
     except CnnScaleError as error:
         return str(error)
-    wanted = list(expected.graph.nodes)
-    if len(wanted) != len(actual.nodes):
-        return f"{len(actual.nodes)} operations instead of {len(wanted)}"
-    same: dict[fx.Node, fx.Node] = {}
-    for want, got in zip(wanted, actual.nodes, strict=True):
-        same[got] = want
+    return _Comparison(actual, expected, {paths[_origin(target, b.path)] for b in _equalised(target)}).run()
+
+
+class _Comparison:
+    """Walks the trace of the scaled module beside the expected graph."""
+
+    def __init__(self, actual: Trace, expected: Expected, equalised: set[str]) -> None:
+        self.actual, self.expected, self.equalised = actual, expected, equalised
+        self.wanted = list(expected.graph.nodes)
+        self.same: dict[fx.Node, fx.Node] = {}
+        self.order = {node: i for i, node in enumerate(actual.nodes)}
+
+    def run(self) -> str:
+        """The first difference, "" without any. Identities of dropped blocks and residuals that a class adds by itself
+        where a block's ends have become equal count as nothing."""
+        at = 0
+        for got in self.actual.nodes:
+            want = self.wanted[at] if at < len(self.wanted) else None
+            problem = self._problem(got, want)
+            if problem and (self._stands_for_dropped(got) or self._is_new_residual(got)):
+                self.same[got] = self.same[max(got.all_input_nodes, key=self.order.__getitem__)]
+                continue
+            if problem or want is None:
+                return problem
+            self.same[got] = want
+            at += 1
+        return "" if at == len(self.wanted) else "some operations are missing"
+
+    def _problem(self, got: fx.Node, want: fx.Node | None) -> str:
+        if want is None:
+            return f"{describe(got)} is one operation too many"
         if want.op != got.op or (want.op != "placeholder" and str(want.target) != str(got.target)):
             return f"{describe(got)} instead of {want.name!r} ({want.target})"
-        if [same[n] for n in got.all_input_nodes] != want.all_input_nodes:
+        if list(dict.fromkeys(self.same[n] for n in got.all_input_nodes)) != want.all_input_nodes:
             return f"{describe(got)} has other inputs than {want.name!r}"
-        value = got.meta.get("val")
-        if isinstance(value, torch.Tensor) and want in expected.shapes and tuple(value.shape) != expected.shapes[want]:
-            return f"{describe(got)} should have shape {expected.shapes[want]}"
-    return ""
+        value, shapes = got.meta.get("val"), self.expected.shapes
+        if isinstance(value, torch.Tensor) and want in shapes and tuple(value.shape) != shapes[want]:
+            return f"{describe(got)} should have shape {shapes[want]}"
+        return ""
+
+    def _stands_for_dropped(self, node: fx.Node) -> bool:
+        """Whether a node is the Identity in the place of a dropped block."""
+        if node.op != "call_module" or str(node.target) in self.expected.called:
+            return False
+        return isinstance(self.actual.module.get_submodule(str(node.target)), nn.Identity)
+
+    def _is_new_residual(self, node: fx.Node) -> bool:
+        owner = next(reversed(node.meta.get("nn_module_stack") or {"": None}))
+        return owner in self.equalised and is_sum(node) and len(node.all_input_nodes) == 2
+
+
+def _same_in_training(model: nn.Module, target: Target, mismatch: str) -> None:
+    """A GraphModule has one graph: it can stand in only for a model that computes the same in train and eval mode.
+
+    Raises:
+        RewriteError: the model computes something else in train mode.
+    """
+    analysis = target.analysis
+    training = trace(meta_copy(analysis.trace.module), analysis.input_size, train=True)
+    same = [(n.op, str(n.target), str(n.args), str(n.kwargs)) for n in training.nodes]
+    if same != [(n.op, str(n.target), str(n.args), str(n.kwargs)) for n in analysis.trace.nodes]:
+        raise RewriteError(
+            f"{type(model).__name__} cannot be scaled: its forward holds sizes that do not follow its layers "
+            f"({mismatch}), and it computes something else in train mode, which a graph would lose; "
+            "read those sizes from module attributes or from tensor shapes"
+        )
 
 
 def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

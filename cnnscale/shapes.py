@@ -104,7 +104,9 @@ class Context:
         tensor = getattr(self.module.get_submodule(parent), attribute, None)
         if tensor is None:
             return None
-        name = self.shared.get(id(tensor), name)
+        if id(tensor) not in self.shared:  # a constant of the trace
+            return Sym(tuple(map(as_poly, tensor.shape)))
+        name = self.shared[id(tensor)]
         if name not in self.tensors:
             self.tensors[name] = tuple(
                 as_poly(1) if size == 1 else self.equations.atom(f"{name}:{i}", size, is_width=True)

@@ -5,12 +5,14 @@ its shape, not where a container begins, so one flat list may hold many stages. 
 
 1. chains of two or more blocks, outermost first; a block that itself holds such a chain is a wrapper;
 2. single blocks of a class that (1) accepted, or that occurs at least twice;
-3. ``dense`` stages, where every block reads all earlier outputs, and ``growing`` ones, where it appends to its input;
+3. ``dense`` stages, where every block reads all earlier outputs, ``growing`` ones, where it appends to its input, and
+   ``gathered`` chains, whose outputs are all concatenated at the end;
 4. plain stacks of layers in a Sequential (convolution, norm, activation), where two equal ones follow each other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,9 +23,9 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .ops import operation_name
-from .tracing import Trace
+from .tracing import Call, Trace
 
-__all__ = ["Block", "Site", "find_stages"]
+__all__ = ["Block", "Site", "find_stages", "is_cat", "is_sum", "shape"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,12 @@ class Block:
 
     @property
     def keeps_shape(self) -> bool:
-        return shape(self.inputs[-1]) == shape(self.output)
+        return len(self.inputs) == 1 and shape(self.inputs[0]) == shape(self.output)
 
     @property
     def growth(self) -> int:
         """Channels that the block appends to its own input, 0 if it does not."""
-        is_cat = operation_name(self.output.target) in ("cat", "concat", "concatenate")
-        if len(self.inputs) != 1 or not is_cat or self.inputs[0] not in self.output.all_input_nodes:
+        if len(self.inputs) != 1 or not is_cat(self.output) or self.inputs[0] not in self.output.all_input_nodes:
             return 0
         before, after = shape(self.inputs[0]), shape(self.output)
         return after[1] - before[1] if len(before) == len(after) > 2 and before[2:] == after[2:] else 0
@@ -66,7 +67,7 @@ class Site:
     """A stage as found in a trace. The last block is the one to repeat."""
 
     blocks: tuple[Block, ...]
-    kind: Literal["chain", "dense", "growing", "stack"] = "chain"
+    kind: Literal["chain", "dense", "growing", "gathered", "stack"] = "chain"
 
     @property
     def template(self) -> Block:
@@ -103,9 +104,32 @@ def _blocks(trace: Trace) -> Iterator[Block]:
     times = Counter(call.path for call in trace.calls)
     for call in trace.calls:
         if times[call.path] == 1 and isinstance(call.output, fx.Node):
-            block = _block(trace, (call.path,), call.start, call.stop, call.output)
+            block = _block(trace, (call.path,), _start(trace, call), call.stop, call.output)
             if block is not None:
-                yield block
+                yield _joined(trace, block)
+
+
+def _start(trace: Trace, call: Call) -> int:
+    """Where a block begins: a concatenation which its parent makes for it alone belongs to it (dense blocks)."""
+    before = trace.nodes[call.start - 1]
+    inside = trace.nodes[call.start : call.stop]
+    owner = next(reversed(before.meta.get("nn_module_stack") or {"": None}))
+    outer = call.path.startswith(f"{owner}.") if owner else True
+    own = is_cat(before) and outer and all(user in inside for user in before.users)
+    return call.start - own
+
+
+def _joined(trace: Trace, block: Block) -> Block:
+    """The block with the sum or concatenation by which its parent joins input and output: ``x = x + block(x)``."""
+    node = trace.nodes[block.stop]
+    joins = len(block.inputs) == 1 and set(node.all_input_nodes) == {*block.inputs, block.output}
+    if joins and (is_cat(node) or is_sum(node)) and set(block.output.users) == {node}:
+        return dataclasses.replace(block, stop=block.stop + 1, output=node)
+    return block
+
+
+def is_sum(node: fx.Node) -> bool:
+    return operation_name(node.target) in ("add", "iadd")
 
 
 def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output: fx.Node) -> Block | None:
@@ -163,9 +187,18 @@ def _split(run: Site) -> Iterator[Site]:
     start = 0
     for i, block in enumerate(run.blocks):
         if i and not block.keeps_shape:
-            yield Site(run.blocks[start:i])
+            yield _chain(run.blocks[start:i])
             start = i
-    yield Site(run.blocks[start:])
+    yield _chain(run.blocks[start:])
+
+
+def _chain(blocks: tuple[Block, ...]) -> Site:
+    gathers = [{user for user in block.output.users if is_cat(user)} for block in blocks]
+    return Site(blocks, "gathered" if len(blocks) > 1 and set.intersection(*gathers) else "chain")
+
+
+def is_cat(node: fx.Node) -> bool:
+    return operation_name(node.target) in ("cat", "concat", "concatenate")
 
 
 def _within(inner: Block, outer: Block) -> bool:

@@ -18,9 +18,9 @@ from torch import nn
 
 from .stages import Block
 
-__all__ = ["Edit", "Origin", "edit_blocks", "redraw_schedules", "resize", "split_path"]
+__all__ = ["CONTAINERS", "Edit", "Origin", "edit_blocks", "redraw_schedules", "resize", "split_path"]
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Origin(NamedTuple):
@@ -76,7 +76,7 @@ def edit_blocks(root: nn.Module, edits: Iterable[Edit]) -> dict[str, Origin]:
 def _edit_children(parent: nn.Module, edits: Sequence[Edit]) -> list[nn.Module]:
     """Edit the children of one module; returns the dropped ones, so that no id is reused while origins are matched."""
     dropped = []
-    if not isinstance(parent, _CONTAINERS):
+    if not isinstance(parent, CONTAINERS):
         for edit in edits:
             _, name = split_path(edit.block.path)
             child = parent.get_submodule(name)

@@ -151,6 +151,8 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
     def __init__(self, example: torch.Tensor) -> None:
         super().__init__()
         self.example = example
@@ -164,15 +166,26 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
 
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, target, *args, **kwargs)
+        if kind == "get_attr" and "val" not in node.meta:  # torch.fx makes some without a proxy
+            node.meta["val"] = self._today(node)
+        return node
+
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         self.last = proxy.node
+        if "val" not in proxy.node.meta:
+            proxy.node.meta["val"] = self._today(proxy.node)
+        return proxy
+
+    def _today(self, node: fx.Node) -> Any:
+        """The node's value; while it is computed, modules and attributes are real ones, not proxies."""
         self.evaluating = True
         try:
-            proxy.node.meta["val"] = self._evaluate(proxy.node)
+            return self._evaluate(node)
         finally:
             self.evaluating = False
-        return proxy
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.evaluating:
