@@ -1,0 +1,307 @@
+"""Records as text. This module formats, :mod:`cnnscale.cli` prints; nothing else does either.
+
+Each ``*_view`` or ``*_table`` function returns something that rich can print, with colours where the terminal has
+them; ``format_*`` renders the same thing to plain ASCII text of a fixed width, so that a string and the command line
+never disagree.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from .benchmarking import Report, Row
+    from .coefficients import Multipliers
+    from .plans import Cost, Fixed, Plan, Stage
+    from .records import Scaling, Verification
+
+__all__ = [
+    "bench_table",
+    "bench_view",
+    "failure_of",
+    "format_bench",
+    "format_plan",
+    "format_scaling",
+    "format_verification",
+    "plan_view",
+    "quantity",
+    "scaling_view",
+    "size_text",
+    "verification_view",
+]
+
+_WIDTH = 120
+_NAMES_SHOWN = 6  # of the layers that share one reason not to be scaled
+_BENCH_COLUMNS = (
+    *("phi", "input", "depth", "width", "res.", "params", "MACs", "growth", "2^phi", "time"),
+    *("images/s", "latency ms", "IQR ms", "peak mem"),
+)
+_PREFIXES = ("", " K", " M", " G", " T", " P", " E")
+
+
+def format_plan(plan: Plan) -> str:
+    """What ``print(plan)`` shows."""
+    return _plain(plan_view(plan))
+
+
+def format_scaling(scaling: Scaling) -> str:
+    """What ``print(model.scaling)`` shows: the plan, and what the built model measures."""
+    return _plain(scaling_view(scaling))
+
+
+def format_verification(verification: Verification) -> str:
+    return _plain(verification_view(verification))
+
+
+def format_bench(report: Report) -> str:
+    return _plain(bench_view(report))
+
+
+def quantity(number: float, unit: str = "") -> str:
+    """Three significant digits and an SI prefix: 4089184256 -> ``4.09 G``, with unit B ``4.09 GB``."""
+    power, value = 0, float(number)
+    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
+        power, value = power + 1, value / 1000
+    digits = 0 if power == 0 and value == int(value) else _decimals(value)
+    prefix = _PREFIXES[power] or (" " if unit else "")
+    return f"{value:.{digits}f}{prefix}{unit}"
+
+
+def size_text(input_size: Iterable[int]) -> str:
+    """(3, 224, 224) -> ``3x224x224``, as the command line reads it."""
+    return "x".join(map(str, input_size))
+
+
+def failure_of(verification: Verification) -> str | None:
+    """Why ``verification.ok`` is false, in one line; None where it is true."""
+    if verification.ok:
+        return None
+    reasons = []
+    if verification.planned is not None and not verification.as_planned:
+        differing = [
+            f"{name} planned {getattr(verification.planned, name)}, measured {getattr(verification.scaled, name)}"
+            for name in ("macs", "params", "activations")
+            if getattr(verification.planned, name) != getattr(verification.scaled, name)
+        ]
+        reasons.append("cost is not as planned: " + "; ".join(differing))
+    target = verification.target_growth
+    if target is not None and abs(verification.growth / target - 1) > verification.tolerance:
+        reasons.append(
+            f"MACs grew {_ratio(verification.growth)} where {_ratio(target)} was wanted, "
+            f"{verification.growth / target - 1:+.1%} (tolerance {verification.tolerance:.1%})"
+        )
+    return "; ".join(reasons)
+
+
+def plan_view(plan: Plan) -> Group:
+    """A plan: stages, multipliers, costs, and what stays as it is."""
+    return Group(
+        _heading(plan),
+        Text(),
+        _stage_table(plan.stages),
+        Text(),
+        _multiplier_table(plan.multipliers, plan.achieved),
+        Text(),
+        _cost_table(plan.before, plan.after),
+        Text(),
+        _line("growth of MACs", _growth_text(plan.growth, "planned", plan.target_growth, plan.formula_growth)),
+        _line("channel groups", _width_summary(plan)),
+        *_fixed_lines(plan.fixed),
+    )
+
+
+def verification_view(verification: Verification) -> Group:
+    """A verification: measured costs, every growth that was promised or counted, the notes and the verdict."""
+    growth = _growth_text(verification.growth, "measured", verification.target_growth, verification.formula_growth)
+    thop = "could not count this model" if verification.thop_growth is None else _ratio(verification.thop_growth)
+    failure = failure_of(verification)
+    verdict = Text("ok", style="green") if failure is None else Text(f"FAILED: {failure}", style="red")
+    return Group(
+        _cost_table(verification.baseline, verification.scaled),
+        Text(),
+        _line("growth of MACs", growth),
+        _line("thop's growth", thop),
+        _line("changed", f"{verification.changed:.1%} of the weights of 2 or more dimensions"),
+        *(_line("note", note) for note in verification.notes),
+        _line("verification", verdict),
+    )
+
+
+def scaling_view(scaling: Scaling) -> Group:
+    """Plan and verification of a scaled model."""
+    form = {"module": "the baseline's own class", "graph": "a torch.fx.GraphModule"}[scaling.form]
+    plan, verification = scaling.plan, scaling.verification
+    growth = _growth_text(plan.growth, "planned", None, None)
+    return Group(
+        _heading(plan),
+        _line("form", form),
+        Text(),
+        _stage_table(plan.stages),
+        Text(),
+        _multiplier_table(plan.multipliers, plan.achieved),
+        Text(),
+        *verification_view(verification).renderables,
+        _line("plan", growth + (", as measured" if verification.as_planned else ", NOT as measured")),
+        _line("channel groups", _width_summary(plan)),
+        *_fixed_lines(plan.fixed),
+    )
+
+
+def bench_view(report: Report, *, width: int = _WIDTH) -> Group:
+    """The whole of a benchmark: where it ran, its table, and the variants that were not timed."""
+    env = report.environment
+    extras = [word for word, on in (("channels last", env.channels_last), ("compiled", env.compiled)) if on]
+    threads = f"{env.threads} thread{'s' * (env.threads != 1)}"
+    setting = ", ".join([env.dtype, f"batch {env.batch_size}", threads, *extras])
+    return Group(
+        Text(report.model, style="bold"),
+        Text(f"{env.device_name} ({env.device}), {setting}, torch {env.torch}", style="dim"),
+        Text(),
+        bench_table(report.rows, width=width),
+        *(_line(row.name, Text(row.problem.strip().split("\n")[0], style="red")) for row in report.rows if row.problem),
+    )
+
+
+def bench_table(rows: Iterable[Row], *, width: int = _WIDTH) -> Table:
+    """One line per variant, or one column where that takes more than ``width`` characters.
+
+    ``growth`` (of MACs) and ``time`` are ratios to the baseline; latency is the median.
+    """
+    rows = tuple(rows)
+    cells = [[*map(_cell, _bench_cells(row))] for row in rows]
+    table = _table(*_BENCH_COLUMNS, left=("input",))
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*line, style="" if row.verified else "red")
+    if Console(width=2 * _WIDTH).measure(table).maximum <= width:
+        return table
+    upright = _table("phi", *(f"{row.phi:g}" for row in rows), left=("phi",))
+    for label, *line in [*zip(_BENCH_COLUMNS, *cells, strict=True)][1:]:
+        upright.add_row(Text(label, style="bold"), *line)
+    return upright
+
+
+def _bench_cells(row: Row) -> Iterable[str]:
+    timing, cost, got = row.timing, row.cost, row.achieved
+    yield f"{row.phi:g}"
+    yield size_text(row.input_size) if row.input_size else "-"
+    yield from (f"{x:.2f}" for x in (got.depth, got.width, got.resolution)) if got else ("-",) * 3
+    yield from (quantity(cost.params), quantity(cost.macs)) if cost else ("-",) * 2
+    yield _ratio(row.growth)
+    yield _ratio(row.target_growth)
+    yield _ratio(row.time_growth)
+    yield quantity(timing.images_per_s) if timing else "-"
+    yield from (_fixed_point(timing.latency_ms), _fixed_point(timing.iqr_ms)) if timing else ("-",) * 2
+    yield quantity(timing.peak_memory_bytes, "B") if timing else "-"
+
+
+def _heading(plan: Plan) -> Text:
+    how = "explicit multipliers" if plan.phi is None else f"phi {plan.phi:g}"
+    sizes = f"input {size_text(plan.baseline_size)} -> {size_text(plan.input_size)}"
+    return Text.assemble((plan.model, "bold"), f", {how}, {sizes}")
+
+
+def _stage_table(stages: tuple[Stage, ...]) -> RenderableType:
+    if not stages:
+        return _line("depth", "not applicable: no block of this model repeats")
+    notes = ["note"] if any(stage.note for stage in stages) else []
+    table = _table("stage", "block", "repeats", "width", *notes, left=("stage", "block", "note"))
+    for stage in stages:
+        repeats, width = _change(stage.repeats, stage.new_repeats), _change(stage.width, stage.new_width)
+        table.add_row(*map(_cell, (stage.path, stage.block, repeats, width, *(stage.note for _ in notes))))
+    return table
+
+
+def _multiplier_table(wanted: Multipliers, got: Multipliers) -> Table:
+    table = _table("multiplier", "wanted", "got", left=("multiplier",))
+    for name in ("depth", "width", "resolution"):
+        table.add_row(_cell(name), f"{getattr(wanted, name):.3f}", f"{getattr(got, name):.3f}")
+    return table
+
+
+def _cost_table(before: Cost, after: Cost) -> Table:
+    table = _table("cost of one image", "before", "after", "growth", left=("cost of one image",))
+    for label, name in (("MACs", "macs"), ("params", "params"), ("activations", "activations")):
+        old, new = getattr(before, name), getattr(after, name)
+        table.add_row(_cell(label), quantity(old), quantity(new), _ratio(new / old if old else None))
+    return table
+
+
+def _growth_text(growth: float, kind: str, target: float | None, formula: float | None) -> str:
+    parts = [f"{kind} {growth:.3f}"]
+    if target is not None:
+        parts.append(f"2^phi {target:.3f} ({growth / target - 1:+.1%})")
+    if formula is not None:
+        parts.append(f"formula {formula:.3f}")
+    return ", ".join(parts)
+
+
+def _width_summary(plan: Plan) -> str:
+    changed = sum(width.before != width.after for width in plan.widths)
+    return f"{changed} of {len(plan.widths)} change their width"
+
+
+def _fixed_lines(fixed: tuple[Fixed, ...]) -> list[RenderableType]:
+    """What was not scaled, one line per reason: many layers often share one."""
+    by_reason: dict[str, list[str]] = {}
+    for item in fixed:
+        by_reason.setdefault(item.why, []).append(item.what)
+    lines = []
+    for why, names in by_reason.items():
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        lines.append(_line("not scaled", f"{', '.join(names[:_NAMES_SHOWN])}{more}: {why}"))
+    return list(lines)
+
+
+def _table(*columns: str, left: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in left else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "note", overflow="fold")
+    return table
+
+
+def _cell(text: str) -> Text:
+    """Text as it is: module paths and regexes contain brackets, which rich would read as markup."""
+    return Text(text)
+
+
+def _line(label: str, text: str | Text) -> RenderableType:
+    """``label: text``, wrapped with a hanging indent."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(f"{label}:", style="bold"), text if isinstance(text, Text) else Text(text))
+    return Padding(grid, 0, expand=False)
+
+
+def _change(before: int, after: int) -> str:
+    return str(before) if before == after else f"{before} -> {after}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that give three significant digits to a value below 1000."""
+    magnitude = abs(value)
+    return 2 if magnitude < 9.995 else 1 if magnitude < 99.95 else 0
+
+
+def _fixed_point(value: float) -> str:
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _plain(view: RenderableType) -> str:
+    options: dict[str, Any] = {"color_system": None, "markup": False, "highlight": False, "emoji": False}
+    console = Console(file=io.StringIO(), width=_WIDTH, force_terminal=False, **options)
+    with console.capture() as capture:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
