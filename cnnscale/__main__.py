@@ -1,0 +1,6 @@
+"""``python -m cnnscale``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
