@@ -10,6 +10,9 @@
 network costs. Every error derives from ``CnnScaleError``.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
     CnnScaleError,
@@ -23,10 +26,12 @@ from .errors import (
     UsageError,
     WidthError,
 )
-from .measuring import measure
 from .plans import Cost, Plan
 from .records import Scaling, Verification
-from .scaling import apply, plan, scale, verify
+
+if TYPE_CHECKING:
+    from .measuring import measure
+    from .scaling import apply, plan, scale, verify
 
 __version__ = "0.1.0"
 
@@ -54,3 +59,18 @@ __all__ = [
     "scale",
     "verify",
 ]
+
+_WITH_TORCH = {"measure": "measuring", "apply": "scaling", "plan": "scaling", "scale": "scaling", "verify": "scaling"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used (PEP 562): ``python -m cnnscale --help`` does without."""
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WITH_TORCH[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

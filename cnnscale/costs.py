@@ -1,8 +1,8 @@
 """What a candidate costs, without building it.
 
-Every cost is a sum of products of dimensions, and every dimension a polynomial in the free widths, the image's sides and
-the numbers of added blocks. Costs of a block count as often as the block repeats; in a concatenating stage each copy
-has its own widths, so there the polynomial is evaluated once per copy.
+Every cost is a sum of products of dimensions, and every dimension a polynomial in the free widths, the image's sides
+and the numbers of added blocks. Costs of a block count as often as the block repeats; in a concatenating stage each
+copy has its own widths, so there the polynomial is evaluated once per copy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
-
 
 from .analysis import Analysis, Stage
 from .plans import Cost
@@ -94,9 +93,7 @@ class CostModel:
 
         return macs
 
-    def _rounds(
-        self, values: Values, repeats: Sequence[int]
-    ) -> Iterator[tuple[Kind, tuple[Poly, ...], int, Values]]:
+    def _rounds(self, values: Values, repeats: Sequence[int]) -> Iterator[tuple[Kind, tuple[Poly, ...], int, Values]]:
         """(kind, factors, how often, values to evaluate the factors with), for every copy of every block."""
         for kind, place, factors, times in self._terms:
             stage = self.analysis.stages[place[0]] if place is not _OUTSIDE else None
@@ -138,7 +135,7 @@ def _product(factors: tuple[Poly, ...], values: Values) -> int:
 
 
 def multiplicity(stage: Stage | None, position: int, repeats: int) -> int:
-    """How often the block at ``position`` occurs in a stage of ``repeats`` blocks: the last block is the one repeated."""
+    """How often the block at ``position`` occurs in a stage of ``repeats`` blocks: the last one is repeated."""
     if stage is None:
         return 1
     last = len(stage.blocks) - 1
@@ -161,8 +158,6 @@ def sizes(analysis: Analysis, input_size: Sequence[int], repeats: Sequence[int])
         if stage.concatenation is not None:
             values[stage.concatenation.extra] = count - len(stage.blocks)
     return values
-
-
 
 
 def side_values(analysis: Analysis, sides: Sequence[int]) -> Values:

@@ -1,8 +1,9 @@
 """Which rule did the author use for the inner widths?
 
-Authors derive the widths inside a block from its trunk: expansion = 6 * input, bottleneck = output / 4, squeeze = input / 4.
-All layers that play one role (the same place in blocks of one class) follow one rule, so the baseline's own numbers
-tell which: the first hypothesis that reproduces every one of them. Where none does, the width is rounded on its own.
+Authors derive the widths inside a block from its trunk: expansion = 6 * input, bottleneck = output / 4,
+squeeze = input / 4. All layers that play one role (the same place in blocks of one class) follow one rule, so the
+baseline's own numbers tell which: the first hypothesis that reproduces every one of them. Where none does, the width is
+rounded on its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from .rounding import round_channels
 
-__all__ = ["Derived", "Member", "derive"]
+__all__ = ["Base", "Derived", "Member", "derive"]
 
 Base = Literal["block input", "block output", "own input"]
 
@@ -44,7 +45,10 @@ class Derived:
         return round_channels(base * self.times / self.over, divisor=self.divisor)
 
     def __str__(self) -> str:
-        factor = f"{self.times} x {self.base}" if self.times > 1 else f"{self.base} / {self.over}" if self.over > 1 else f"as {self.base}"  # fmt: skip
+        if self.times > 1:
+            factor = f"{self.times} x {self.base}"
+        else:
+            factor = f"{self.base} / {self.over}" if self.over > 1 else f"as {self.base}"
         return factor + (f", to a multiple of {self.divisor}" if self.divisor > 1 else "")
 
 

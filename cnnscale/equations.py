@@ -37,7 +37,7 @@ class Equations:
         self._count += 1
         return Poly({(Atom(self._count, name, hint, is_width=is_width),): 1})
 
-    def call(self, function: str, argument: Poly, *parameters: float | int | None) -> Poly:
+    def call(self, function: str, argument: Poly, *parameters: float | None) -> Poly:
         """``FUNCTIONS[function](argument, *parameters)``; the same call is the same atom."""
         argument = self.resolve(argument)
         if argument.constant is not None:

@@ -23,6 +23,7 @@ _STEPS = 20  # bisection steps: 1e-5 of an exponent, finer than any rounding rul
 _REACH = 4.0  # how far beyond phi the exponent may go
 _WIDTHS = 6  # width exponents tried between the one found and phi
 _CHANGED = 0.95  # share of the weights that should move
+_STILL = 0.15  # the detour, in log units, that this is worth
 
 Sides = tuple[int, ...]
 
@@ -77,7 +78,7 @@ def fit(space: Space, phi: float, target: float, tolerance: float) -> Candidate:
 def _score(space: Space, candidate: Candidate, phi: float, target: float) -> float:
     still = max(0.0, _CHANGED - space.growth(candidate.depth, candidate.width).changed()) if phi else 0.0
     backwards = (candidate.sides[-1] - space.sides(0.0)[-1]) * phi < 0
-    return candidate.detour + _miss(candidate, target) + still / 2 + backwards
+    return candidate.detour + 3 * _miss(candidate, target) + still / 2 + _STILL * (still > 0) + backwards
 
 
 def _miss(candidate: Candidate, target: float) -> float:
@@ -99,7 +100,9 @@ def _further(space: Space, phi: float, target: float, tried: list[Candidate]) ->
     depths = {round(c.depth + step / 2, 6) for c in tried for step in range(-2, 3)}
     widths = {round(c.width + step / 10, 6) for c in tried for step in range(-10, 11)}
     span = sorted((0.0, phi + math.copysign(1.0, phi)))
-    points = [(d, w) for d in sorted(depths) for w in sorted(widths) if span[0] <= d <= span[1] and span[0] <= w <= span[1]]
+    points = [
+        (d, w) for d in sorted(depths) for w in sorted(widths) if span[0] <= d <= span[1] and span[0] <= w <= span[1]
+    ]
     seen: dict[int, Candidate] = {}
     for depth, width in points:
         seen.setdefault(id(space.growth(depth, width)), _pixels(space, depth, width, width, target, uneven=True))
@@ -119,9 +122,7 @@ def _bisect(growth: Callable[[float], float], target: float, low: float, high: f
     return high
 
 
-def _pixels(
-    space: Space, depth: float, width: float, rest: float, target: float, *, uneven: bool = False
-) -> Candidate:
+def _pixels(space: Space, depth: float, width: float, rest: float, target: float, *, uneven: bool = False) -> Candidate:
     """The sides, in the formula's proportion, whose growth is nearest to the target for these repeats and widths.
 
     ``uneven`` lets the last side be a pixel longer or shorter, which halves the step.

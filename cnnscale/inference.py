@@ -1,7 +1,7 @@
 """Graph -> equations: every node's rule is run once, and its result is held against the traced value.
 
-The checks at the end of :func:`infer` make a wrong rule loud: the symbolic shape, at today's sizes, must be the shape that
-torch itself gave.
+The checks at the end of :func:`infer` make a wrong rule loud: the symbolic shape, at today's sizes, must be the shape
+that torch itself gave.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import CnnScaleError, UnsupportedOpError
 from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
 from .shapes import Context, Lit, Sym, hints, symbolic_tensors
-from .symbolic import Poly, as_poly
+from .symbolic import as_poly
 from .tracing import BATCH, Trace
 
 __all__ = ["Override", "infer"]
@@ -26,7 +26,9 @@ Override = Callable[[Any], Any]
 """Changes a node's symbolic result, by the node's name (depth changes the channels behind concatenating stages)."""
 
 
-def infer(ctx: Context, trace: Trace, overrides: dict[str, Override] | None = None, *, free: bool = False) -> dict[fx.Node, Any]:
+def infer(
+    ctx: Context, trace: Trace, overrides: dict[str, Override] | None = None, *, free: bool = False
+) -> dict[fx.Node, Any]:
     """Walk ``trace``, filling ``ctx``; returns each node's symbolic value.
 
     The image's channels and the channels of whatever the network returns are pinned, unless ``free``.
@@ -107,22 +109,21 @@ def _layer(ctx: Context, root: nn.Module, path: str, args: tuple[Any, ...], kwar
     known = layer_rule(module)
     tensors = [*args, *kwargs.values()]
     if known is None or len(tensors) != 1 or not isinstance(tensors[0], Sym):
-        return unknown(ctx)
+        unknown(ctx)
     return known(ctx, path, module, tensors[0])
 
 
 def _arguments(value: Any, env: dict[fx.Node, Any], path: tuple[str | int, ...] = ()) -> Any:
-    """A node's (args, kwargs) with nodes replaced by their symbolic values and literal integers marked with their place."""
+    """A node's (args, kwargs), its nodes replaced by symbolic values and literal integers marked with their place."""
     if isinstance(value, fx.Node):
         return env[value]
     if isinstance(value, dict):
         return {k: _arguments(v, env, (*path, k)) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_arguments(v, env, (*path, i)) for i, v in enumerate(value)) if type(value) in (tuple, list) else tuple(_arguments(v, env, (*path, i)) for i, v in enumerate(value))  # fmt: skip
+        items = [_arguments(v, env, (*path, i)) for i, v in enumerate(value)]
+        return items if type(value) is list else tuple(items)  # torch.fx's own lists are no plain lists
     if isinstance(value, slice):
         return slice(*(_arguments(getattr(value, n), env, (*path, n)) for n in ("start", "stop", "step")))
     if type(value) is int:
         return Lit(value, path)
     return value
-
-

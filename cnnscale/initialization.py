@@ -27,6 +27,7 @@ __all__ = ["Weights", "initialize"]
 Weights = Literal["fresh", "inherit"]
 Fan = Literal["none", "in", "out"]
 _SAMPLE = 65536
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def initialize(
@@ -50,14 +51,29 @@ def initialize(
                 if id(tensor) not in made:
                     like = getattr(original, name, None) if original is not None else None
                     copied = origin is not None and origin.copy > 0
-                    made[id(tensor)] = _value(tensor, like, original, name, fans, source, weights, copied)
-                store[name] = made[id(tensor)]  # type: ignore[assignment]
+                    place = _Place(module, original, name)
+                    made[id(tensor)] = _value(tensor, like, place, fans, source, weights, copied)
+                store[name] = made[id(tensor)]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor stands: its module in the scaled network and in the baseline, and its name there."""
+
+    scaled: nn.Module
+    baseline: nn.Module | None
+    name: str
 
 
 def _value(
-    tensor: torch.Tensor, like: torch.Tensor | None, owner: nn.Module | None, name: str,
-    fans: dict[tuple[type, str], Fan], source: _Source, weights: Weights, copied: bool,
-) -> torch.Tensor:  # fmt: skip
+    tensor: torch.Tensor,
+    like: torch.Tensor | None,
+    place: _Place,
+    fans: dict[tuple[type, str], Fan],
+    source: _Source,
+    weights: Weights,
+    copied: bool,
+) -> torch.Tensor:
     """One tensor of the result, of the shape of the meta ``tensor`` and the kind of the baseline's ``like``."""
     if like is None:
         return new_tensor(tensor, tensor.shape, "cpu").zero_()
@@ -66,15 +82,15 @@ def _value(
         return value
     with torch.no_grad():
         unchanged = like.shape == value.shape
-        statistic = isinstance(owner, _NormBase) and name in ("running_mean", "running_var", "num_batches_tracked")
-        kept = unchanged and not copied and (weights == "inherit" or (not isinstance(like, nn.Parameter) and not statistic))
+        statistic = isinstance(place.baseline, _NormBase) and place.name in _STATISTICS
+        constant = not isinstance(like, nn.Parameter) and not statistic
+        kept = unchanged and not copied and (weights == "inherit" or constant)
         if kept or not value.is_floating_point():
             _copy_overlap(value, like)
         elif statistic:
-            value.fill_(1.0 if name == "running_var" else 0.0)
+            value.fill_(1.0 if place.name == "running_var" else 0.0)
         else:
-            fan = fans.get((type(owner), name), "none")
-            _draw(value, like, _ratio(fan, owner, name, like, value), source)
+            _draw(value, like, _ratio(fans, place, like, value), source)
             if weights == "inherit" and not copied:
                 _copy_overlap(value, like)
     return value
@@ -131,11 +147,20 @@ def _is_uniform(sample: torch.Tensor, mean: float, std: float) -> bool:
     return float(((sample - mean) / std).pow(4).mean()) < 2.2
 
 
-def _ratio(fan: Fan, owner: nn.Module | None, name: str, like: torch.Tensor, value: torch.Tensor) -> float:
-    """Correction of the standard deviation for the new fan; a bias has its weight's fan, known by the ratio of lengths."""
-    if fan == "none" or like.dim() < 2:
+def _ratio(fans: dict[tuple[type, str], Fan], place: _Place, like: torch.Tensor, value: torch.Tensor) -> float:
+    """Correction of the standard deviation for the new fan.
+
+    A bias has torch's default where its std is 1 / sqrt(3 * fan in) of its weight; then it follows that fan.
+    """
+    if like.dim() > 1:
+        fan = fans.get((type(place.baseline), place.name), "none")
+        return 1.0 if fan == "none" else math.sqrt(_fan(like, fan) / _fan(value, fan))
+    before, after = getattr(place.baseline, "weight", None), getattr(place.scaled, "weight", None)
+    if place.name != "bias" or before is None or after is None or before.dim() < 2 or like.numel() < 2:
         return 1.0
-    return math.sqrt(_fan(like, fan) / _fan(value, fan))
+    usual = 1 / math.sqrt(3 * _fan(before, "in"))
+    is_default = abs(float(like.detach().float().std()) / usual - 1) < 0.5
+    return math.sqrt(_fan(before, "in") / _fan(after, "in")) if is_default else 1.0
 
 
 def _fan(tensor: torch.Tensor, fan: Fan) -> int:
@@ -173,5 +198,6 @@ def _normalized(deviations: list[tuple[torch.Tensor, float]], fan: Fan) -> Itera
 def _distance_to_gain(log: float, fan: Fan) -> float:
     """For a single layer: how far std * sqrt(fan) is from a usual gain (He 2, LeCun 1, torch's default 1/3), or std
     itself from a usual constant."""
-    usual = [0.5 * math.log(g) for g in (2.0, 1.0, 1 / 3)] if fan != "none" else [math.log(s) for s in (0.001, 0.01, 0.02)]
+    gains, deviations = (2.0, 1.0, 1 / 3), (0.001, 0.01, 0.02)
+    usual = [math.log(s) for s in deviations] if fan == "none" else [0.5 * math.log(g) for g in gains]
     return min(abs(log - value) for value in usual)

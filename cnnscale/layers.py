@@ -6,7 +6,7 @@ A layer is looked up by its class and its bases. What it computes is said by the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -28,10 +28,11 @@ __all__ = ["LAYERS", "layer_rule"]
 
 LayerRule: TypeAlias = Callable[[Context, str, Any, Sym], Any]
 LAYERS: dict[type[nn.Module], LayerRule] = {}
+_Function = TypeVar("_Function", bound=LayerRule)
 
 
-def layer(*classes: type[nn.Module]) -> Callable[[LayerRule], LayerRule]:
-    def register(function: LayerRule) -> LayerRule:
+def layer(*classes: type[nn.Module]) -> Callable[[_Function], _Function]:
+    def register(function: _Function) -> _Function:
         LAYERS.update(dict.fromkeys(classes, function))
         return function
 
@@ -65,9 +66,7 @@ def convolution(ctx: Context, path: str, m: _ConvNd, x: Sym) -> Sym:
 def transposed_convolution(ctx: Context, path: str, m: _ConvTransposeNd, x: Sym) -> Sym:
     weight, bias = weights(ctx, path, "weight", "bias")
     assert weight is not None
-    result = ops.transposed(
-        ctx, path, x, weight, bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation
-    )
+    result = ops.transposed(ctx, path, x, weight, bias, m.stride, m.padding, m.output_padding, m.groups, m.dilation)
     n = len(m.kernel_size)
     ctx.attributes[path, "in_channels"] = x.shape[-n - 1]
     ctx.attributes[path, "out_channels"] = result.shape[-n - 1]
@@ -120,9 +119,9 @@ def prelu(ctx: Context, path: str, m: nn.PReLU, x: Sym) -> Sym:
 
 
 @layer(_MaxPoolNd)
-def max_pool(ctx: Context, path: str, m: Any, x: Sym) -> Any:
+def max_pool(ctx: Context, path: str, m: Any, x: Sym) -> Sym:
     if m.return_indices:
-        return ops.unknown(ctx, x)
+        ops.unknown(ctx, x)
     return ops.pool(ctx, x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode)
 
 

@@ -16,11 +16,11 @@ from .tracing import example_input, meta_copy, user_frame
 __all__ = ["measure"]
 
 
-class _ConvolutionOutputs(TorchDispatchMode):
+class _ConvolutionOutputs(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes have no types
     """Sums the output elements of all convolutions."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the same
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

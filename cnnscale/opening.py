@@ -91,7 +91,9 @@ def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
     local = Context(module)
     channels = local.equations.atom("in", before[0], is_width=True)
     values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, channels)}, free=True)
-    result = values[next(n for n in reversed(inner.nodes) if n.op == "output").args[0]]
+    output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
+    assert isinstance(output, fx.Node)  # a block has one output
+    result = values[output]
     numbers: Values = {}
     for poly in (channels, result.shape[1]):
         single = local.equations.resolve(poly).single()
@@ -125,7 +127,7 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
 
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
-    """Candidates in order of trust: as the donor has it, as it is, with one plain attribute flipped, with one child gone."""
+    """Candidates in order of trust: as the donor has it, as it is, one plain attribute flipped, one child gone."""
     if donor is not None:
         yield _like(module, donor)
     yield module
@@ -169,7 +171,7 @@ def _like(module: nn.Module, donor: nn.Module) -> nn.Module:
 
 
 def residual_flags(module: nn.Module, donor: nn.Module, size: tuple[int, ...]) -> dict[str, bool]:
-    """The donor's plain flags, if with them the input of ``module`` reaches a sum as it does in the donor; else none."""
+    """The donor's plain flags, if with them the input of ``module`` reaches a sum as in the donor; else none."""
     flags = {
         name: value
         for name, value in vars(donor).items()

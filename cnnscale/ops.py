@@ -9,7 +9,7 @@ name to a list below or write the few lines that relate its shapes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import torch
 
@@ -17,14 +17,36 @@ from .errors import UnsupportedOpError
 from .shapes import Context, Lit, Split, Sym, broadcast, is_size, symbolic_tensors
 from .symbolic import Poly, as_poly, product
 
-__all__ = ["RULES", "convolution", "linear", "pool_output"]
+__all__ = [
+    "RULES",
+    "adaptive_pool",
+    "channel_axis",
+    "channel_norm",
+    "channel_shuffle",
+    "convolution",
+    "depthwise",
+    "flatten",
+    "integers",
+    "interpolate",
+    "linear",
+    "operation_name",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "pool",
+    "pool_output",
+    "prelu",
+    "replaced",
+    "transposed",
+    "unknown",
+]
 
 Rule: TypeAlias = Callable[..., Any]
 RULES: dict[str, Rule] = {}
+_Function = TypeVar("_Function", bound=Rule)
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    def register(function: Rule) -> Rule:
+def rule(*names: str) -> Callable[[_Function], _Function]:
+    def register(function: _Function) -> _Function:
         RULES.update(dict.fromkeys(names, function))
         return function
 
@@ -35,23 +57,15 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 _ELEMENTWISE = """
 abs acos asin atan atan2 bernoulli bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max clamp_min clip clone
-contiguous copysign cos cosh detach div dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout elu eq
-erf exp expm1 float floor floordiv floor_divide fmod ge gelu gt half bfloat16 double hardshrink hardsigmoid hardswish
+contiguous copysign cos cosh detach div dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout elu
+eq erf exp expm1 float floor floordiv floor_divide fmod ge gelu gt half bfloat16 double hardshrink hardsigmoid hardswish
 hardtanh imul isub itruediv leaky_relu le lerp log log10 log1p log2 logical_and logical_not logical_or logsigmoid lt
-masked_fill maximum minimum mish mod mul multiply ne neg negative nan_to_num normalize ones_like pow rand_like randn_like
-reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softmax log_softmax softmin
-softplus softshrink softsign sqrt square sub subtract swish tan tanh tanhshrink threshold to truediv true_divide
-type_as where xor zeros_like full_like fill cumsum masked_fill requires_grad_ roll flip cuda cpu type local_response_norm
-torchvision.ops.stochastic_depth.stochastic_depth
+masked_fill maximum minimum mish mod mul multiply ne neg negative nan_to_num normalize ones_like pow rand_like
+randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softmax log_softmax
+softmin softplus softshrink softsign sqrt square sub subtract swish tan tanh tanhshrink threshold to truediv true_divide
+type_as where xor zeros_like full_like fill cumsum masked_fill requires_grad_ roll flip cuda cpu type
+local_response_norm torchvision.ops.stochastic_depth.stochastic_depth
 """
-
-_INTEGERS: dict[str, Callable[[Context, Poly, Poly], Poly]] = {
-    "add": lambda ctx, a, b: a + b,
-    "sub": lambda ctx, a, b: a - b,
-    "mul": lambda ctx, a, b: a * b,
-    "floordiv": lambda ctx, a, b: divide(ctx, a, b),
-}
-_INTEGERS |= {"iadd": _INTEGERS["add"], "isub": _INTEGERS["sub"], "imul": _INTEGERS["mul"], "div": _INTEGERS["floordiv"]}
 
 
 def divide(ctx: Context, a: Poly, b: Poly) -> Poly:
@@ -61,6 +75,20 @@ def divide(ctx: Context, a: Poly, b: Poly) -> Poly:
     if ctx.is_channel(a) or b.constant is None:
         return as_poly(ctx.constant(a, "it is divided with a remainder") // ctx.constant(b, "it divides"))
     return ctx.call("floordiv", a, b.constant)
+
+
+_INTEGERS: dict[str, Callable[[Context, Poly, Poly], Poly]] = {
+    "add": lambda ctx, a, b: a + b,
+    "sub": lambda ctx, a, b: a - b,
+    "mul": lambda ctx, a, b: a * b,
+    "floordiv": divide,
+}
+_INTEGERS |= {
+    "iadd": _INTEGERS["add"],
+    "isub": _INTEGERS["sub"],
+    "imul": _INTEGERS["mul"],
+    "div": _INTEGERS["floordiv"],
+}
 
 
 @rule(*_ELEMENTWISE.split())
@@ -110,8 +138,13 @@ def attribute(ctx: Context, x: Any, name: str) -> Any:
     return ctx.node.meta["val"]
 
 
-@rule("dim", "ndimension", "is_floating_point", "get_device", "is_contiguous", "len", "isinstance", "_assert", "ceil", "math.ceil",
-      "math.floor", "not_", "is_", "is_not", "contains", "format", "item", "str")  # fmt: skip
+_TODAY = """
+dim ndimension is_floating_point get_device is_contiguous len isinstance _assert ceil math.ceil math.floor not_ is_
+is_not contains format item str
+"""
+
+
+@rule(*_TODAY.split())
 def today(ctx: Context, *args: Any, **kwargs: Any) -> Any:
     return ctx.node.meta["val"]
 
@@ -124,7 +157,9 @@ def numel(ctx: Context, x: Any) -> Poly:
 @rule("getitem")
 def getitem(ctx: Context, x: Any, index: Any) -> Any:
     if not isinstance(x, Sym):
-        index = slice(*(None if b is None else int(b) for b in (index.start, index.stop, index.step))) if isinstance(index, slice) else index  # fmt: skip
+        if isinstance(index, slice):
+            bounds = (index.start, index.stop, index.step)
+            index = slice(*(None if b is None else int(b) for b in bounds))
         return x[index]
     indices = list(index) if isinstance(index, (tuple, list)) else [index]
     missing = len(x.shape) - sum(i is not None and i is not Ellipsis for i in indices)
@@ -139,7 +174,7 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
         elif is_size(i):
             ctx.constant(next(dims), "it is indexed by a number")
         else:
-            return unknown(ctx, x)
+            unknown(ctx, x)
     return Sym(tuple(shape))
 
 
@@ -163,7 +198,7 @@ def today_of(value: Poly | int) -> int:
 
 
 def cut(ctx: Context, bound: Poly | int, whole: Poly) -> Poly:
-    """A bound within channels: a literal becomes an unknown of its own, the same one for the same cut of the same whole."""
+    """A bound within channels: a literal becomes an unknown, the same one for the same cut of the same whole."""
     if not isinstance(bound, Lit):
         return as_poly(bound)
     whole = ctx.equations.resolve(whole)
@@ -413,15 +448,20 @@ def made(ctx: Context, *args: Any, **kwargs: Any) -> Sym:
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 
-@rule("mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "norm", "all", "any", "argmax", "vector_norm",
-      "max", "min", "var_mean", "std_mean", "topk", "count_nonzero")  # fmt: skip
+_REDUCTIONS = """
+mean sum amax amin std var prod logsumexp norm all any argmax vector_norm max min var_mean std_mean topk count_nonzero
+"""
+
+
+@rule(*_REDUCTIONS.split())
 def reduce(ctx: Context, x: Any, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
     if not isinstance(x, Sym):
         return ctx.node.meta["val"]
     if isinstance(dim, Sym):
         return elementwise(ctx, x, dim)
     keepdim = keepdim or any(a is True for a in args)
-    axes = range(len(x.shape)) if dim is None else [d % len(x.shape) for d in (dim if isinstance(dim, (tuple, list)) else [dim])]
+    dims = range(len(x.shape)) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
+    axes = [d % len(x.shape) for d in dims]
     shape = tuple(as_poly(1) if i in axes else d for i, d in enumerate(x.shape) if keepdim or i not in axes)
     value = ctx.node.meta["val"]
     return tuple(Sym(shape) for _ in value) if isinstance(value, tuple) else Sym(shape)
@@ -437,7 +477,15 @@ def spread(value: Any, n: int) -> list[Any]:
 
 
 def convolution(
-    ctx: Context, name: str, x: Sym, weight: Sym, bias: Sym | None, stride: Any, padding: Any, dilation: Any, groups: int
+    ctx: Context,
+    name: str,
+    x: Sym,
+    weight: Sym,
+    bias: Sym | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
 ) -> Sym:
     """Input channels = groups * weight.shape[1]; the groups stay and their widths grow, save that depthwise stays
     depthwise: there each channel is its own group."""
@@ -456,8 +504,11 @@ def convolution(
     if padding == "same":
         sides = x.shape[-n:]
     else:
-        options = zip(x.shape[-n:], kernel, spread(stride, n), spread(0 if padding == "valid" else padding, n), spread(dilation, n), strict=True)  # fmt: skip
-        sides = tuple(pool_output(ctx, *map(as_poly, (side, k, s, p, d))) for side, k, s, p, d in options)
+        options = [spread(o, n) for o in (stride, 0 if padding == "valid" else padding, dilation)]
+        sides = tuple(
+            pool_output(ctx, side, k, as_poly(s), as_poly(p), as_poly(d))
+            for side, k, s, p, d in zip(x.shape[-n:], kernel, *options, strict=True)
+        )
     result = Sym((*x.shape[: -n - 1], outputs, *sides))
     ctx.spend("macs", *result.shape, *weight.shape[1:])
     ctx.spend("activations", *result.shape)
@@ -468,7 +519,9 @@ def depthwise(channels: Poly, inner: Poly, groups: int) -> bool:
     return groups > 1 and groups == channels.hint and inner.hint == 1
 
 
-def pool_output(ctx: Context, side: Poly, kernel: Poly, stride: Poly, padding: Poly, dilation: Poly, ceil_mode: bool = False) -> Poly:  # fmt: skip
+def pool_output(
+    ctx: Context, side: Poly, kernel: Poly, stride: Poly, padding: Poly, dilation: Poly, ceil_mode: bool = False
+) -> Poly:
     """Output side of a sliding window (torch.nn.Conv2d's formula)."""
     if ceil_mode and stride.constant != 1:
         return ctx.call("ceil_pool", side, *(p.hint for p in (kernel, stride, padding, dilation)))
@@ -478,8 +531,15 @@ def pool_output(ctx: Context, side: Poly, kernel: Poly, stride: Poly, padding: P
 
 @rule("conv1d", "conv2d", "conv3d")
 def conv(
-    ctx: Context, input: Sym, weight: Sym, bias: Sym | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1
-) -> Sym:  # fmt: skip
+    ctx: Context,
+    input: Sym,
+    weight: Sym,
+    bias: Sym | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> Sym:
     _follow(ctx, input, weight, groups)
     return convolution(ctx, ctx.node.name, input, weight, bias, stride, padding, dilation, groups)
 
@@ -492,9 +552,17 @@ def _follow(ctx: Context, x: Sym, weight: Sym, groups: Any) -> None:
 
 
 def transposed(
-    ctx: Context, name: str, x: Sym, weight: Sym, bias: Sym | None, stride: Any, padding: Any, output_padding: Any,
-    groups: int, dilation: Any,
-) -> Sym:  # fmt: skip
+    ctx: Context,
+    name: str,
+    x: Sym,
+    weight: Sym,
+    bias: Sym | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+) -> Sym:
     """Transposed convolution; the weight is (in, out / groups, *kernel)."""
     n = len(weight.shape) - 2
     channels, inner = x.shape[-n - 1], weight.shape[1]
@@ -509,8 +577,11 @@ def transposed(
         ctx.produce(name, channels, outputs)
     if bias is not None:
         ctx.equate(outputs, bias.shape[0])
-    options = zip(x.shape[-n:], kernel, *(spread(o, n) for o in (stride, padding, output_padding, dilation)), strict=True)
-    sides = tuple((side - 1) * s - 2 * p + d * (k - 1) + o + 1 for side, k, s, p, o, d in options)
+    options = [spread(o, n) for o in (stride, padding, output_padding, dilation)]
+    sides = tuple(
+        (side - 1) * s - 2 * p + d * (k - 1) + o + 1
+        for side, k, s, p, o, d in zip(x.shape[-n:], kernel, *options, strict=True)
+    )
     result = Sym((*x.shape[: -n - 1], outputs, *sides))
     ctx.spend("macs", *x.shape, *weight.shape[1:])
     ctx.spend("activations", *result.shape)
@@ -519,9 +590,16 @@ def transposed(
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def conv_transpose(
-    ctx: Context, input: Sym, weight: Sym, bias: Sym | None = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: Any = 1, dilation: Any = 1,
-) -> Sym:  # fmt: skip
+    ctx: Context,
+    input: Sym,
+    weight: Sym,
+    bias: Sym | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+) -> Sym:
     _follow(ctx, input, weight, groups)
     return transposed(ctx, ctx.node.name, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -545,7 +623,7 @@ def linear(ctx: Context, name: str, x: Sym, weight: Sym, bias: Sym | None) -> Sy
 @rule("matmul", "bmm", "mm")
 def matmul(ctx: Context, input: Sym, other: Sym) -> Sym:
     if len(input.shape) < 2 or len(other.shape) < 2:
-        return unknown(ctx, input, other)
+        unknown(ctx, input, other)
     ctx.equate(input.shape[-1], other.shape[-2])
     batch = broadcast(ctx, [input.shape[:-2], other.shape[:-2]])
     result = Sym((*batch, input.shape[-2], other.shape[-1]))
@@ -561,7 +639,9 @@ def channel_norm(ctx: Context, x: Sym, *args: Any, **kwargs: Any) -> Sym:
 
 
 @rule("group_norm")
-def group_norm(ctx: Context, x: Sym, num_groups: Any, weight: Sym | None = None, bias: Sym | None = None, eps: float = 0) -> Sym:  # fmt: skip
+def group_norm(
+    ctx: Context, x: Sym, num_groups: Any, weight: Sym | None = None, bias: Sym | None = None, eps: float = 0
+) -> Sym:
     if today_of(num_groups) == x.shape[1].hint:
         ctx.literal(num_groups, x.shape[1])
     else:
@@ -589,31 +669,51 @@ def prelu(ctx: Context, x: Sym, weight: Sym) -> Sym:
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")
 def max_pool(
-    ctx: Context, input: Sym, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> Sym:  # fmt: skip
+    ctx: Context,
+    input: Sym,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Sym:
     return pool(ctx, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def avg_pool(
-    ctx: Context, input: Sym, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, *args: Any, **kwargs: Any
-) -> Sym:  # fmt: skip
+    ctx: Context,
+    input: Sym,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    *args: Any,
+    **kwargs: Any,
+) -> Sym:
     return pool(ctx, input, kernel_size, stride, padding, 1, ceil_mode)
 
 
 def pool(ctx: Context, x: Sym, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Sym:
-    n = len(spread(kernel_size, 1)) if isinstance(kernel_size, (tuple, list)) and len(kernel_size) > 1 else len(x.shape) - 2
+    several = isinstance(kernel_size, (tuple, list)) and len(kernel_size) > 1
+    n = len(kernel_size) if several else len(x.shape) - 2
     options = [spread(o, n) for o in (kernel_size, kernel_size if stride in (None, []) else stride, padding, dilation)]
     sides = tuple(
-        pool_output(ctx, side, *map(as_poly, row), ceil_mode=ceil_mode)
-        for side, *row in zip(x.shape[-n:], *options, strict=True)
+        pool_output(ctx, side, as_poly(k), as_poly(s), as_poly(p), as_poly(d), ceil_mode)
+        for side, k, s, p, d in zip(x.shape[-n:], *options, strict=True)
     )
     return Sym((*x.shape[:-n], *sides))
 
 
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-      "adaptive_max_pool3d")  # fmt: skip
+@rule(
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+)
 def adaptive_pool(ctx: Context, x: Sym, output_size: Any, return_indices: bool = False) -> Sym:
     n = len(x.shape) - 2
     sizes = spread(output_size, n)
@@ -653,7 +753,7 @@ def channel_shuffle(ctx: Context, x: Sym, groups: int) -> Sym:
     return x
 
 
-def unknown(ctx: Context, *args: Any) -> Any:
+def unknown(ctx: Context, *args: Any) -> NoReturn:
     """No rule: named, never guessed."""
     raise UnsupportedOpError(
         f"no width rule for {ctx.where}; open an issue with this line, or keep the part out by scaling a submodule"

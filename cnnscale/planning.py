@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 from .analysis import Analysis, Stage
 from .coefficients import Coefficients, Multipliers
@@ -104,10 +104,11 @@ class Planner:
 
     def repeats(self, depth: float) -> tuple[int, ...]:
         return tuple(
-            stage.repeats if i in self.held or depth == 1
+            stage.repeats
+            if i in self.held or depth == 1
             else round_repeats(stage.repeats, depth, depth_rounding=self.options.depth_rounding)
             for i, stage in enumerate(self.analysis.stages)
-        )  # fmt: skip
+        )
 
     def sides(self, resolution: float) -> tuple[int, ...]:
         return tuple(round_size(side, resolution) for side in self.analysis.input_size[1:])
@@ -161,7 +162,12 @@ class Planner:
             return by_numbers[key]
 
         logs = (math.log(coefficients.beta), math.log(coefficients.gamma))
-        space = Space(growth, lambda t: request.sides or self.sides(coefficients.at(t).resolution), logs, fixed=request.sides is not None)
+        space = Space(
+            growth,
+            lambda t: request.sides or self.sides(coefficients.at(t).resolution),
+            logs,
+            fixed=request.sides is not None,
+        )
         best = fit(space, phi, 2.0**phi, self.options.tolerance)
         multipliers = Multipliers(
             depth=coefficients.at(best.depth).depth,
@@ -173,12 +179,12 @@ class Planner:
     def _growth(self, values: Values, repeats: tuple[int, ...]) -> Growth:
         macs = self.costs.macs_by_sides(values, repeats)
 
-        @lru_cache(maxsize=None)
+        @cache
         def at(sides: tuple[int, ...]) -> float:
             numbers = side_values(self.analysis, sides)
             return macs(numbers) / self.baseline.macs if self._fits(numbers) else math.nan
 
-        return Growth(at, lru_cache(lambda: self.costs.changed(values, repeats)))
+        return Growth(at, cache(lambda: self.costs.changed(values, repeats)))
 
     def _fits(self, values: Values) -> bool:
         checks = all(check.poly.at(values) == 0 for check in self.analysis.ctx.equations.checks)
@@ -250,9 +256,11 @@ class Planner:
         ctx = self.analysis.ctx
         fixed = [Fixed(what=where, why=why) for where, why in ctx.frozen.items()]
         widths = {path: ctx.equations.resolve(poly) for path, poly in ctx.producers.items()}
-        outputs = [self.analysis.baseline_path(path) for path, poly in widths.items() if not poly.has_width]
-        fixed += [Fixed(what=path, why=f"its output width {widths_hint} is the network's output or tied to a constant")
-                  for path, widths_hint in ((p, widths[p].hint) for p in widths if self.analysis.baseline_path(p) in outputs)]  # fmt: skip
+        fixed += [
+            Fixed(what=path, why=f"its output width {poly.hint} is the network's output or tied to a constant")
+            for path, poly in widths.items()
+            if not poly.has_width
+        ]
         unread = [n for n, _ in self.analysis.trace.module.named_parameters() if n not in ctx.tensors]
         if unread:
             more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""

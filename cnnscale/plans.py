@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +19,7 @@ from .formatting import format_plan
 
 __all__ = ["PLAN_VERSION", "Cost", "Fixed", "Options", "Plan", "Stage", "Width"]
 
-PLAN_VERSION = 1
+PLAN_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class Plan(_Record):
         where = "plan"
         try:
             if isinstance(source, Path):
-                where, source = str(source), source.read_text(encoding="utf-8")
+                where = str(source)
+                source = source.read_text(encoding="utf-8")
             return cls.model_validate_json(source)
         except OSError as error:
             raise PlanError(f"cannot read plan {where}: {error.strerror}") from error

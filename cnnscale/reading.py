@@ -1,8 +1,8 @@
 """Module -> analysis: trace, find the stages, open the single-block ones, walk the equations.
 
-The network analysed is the *extended* baseline: where a stage has a single block which changes its shape, a copy that keeps
-it has been put behind (:mod:`cnnscale.opening`), so that every stage ends in a block that can be repeated as it is. A
-plan that does not need such a copy drops it again.
+The network analysed is the *extended* baseline: where a stage has a single block which changes its shape, a copy that
+keeps it has been put behind (:mod:`cnnscale.opening`), so that every stage ends in a block that can be repeated as it
+is. A plan that does not need such a copy drops it again.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def _analysis(
     return analysis
 
 
-def _stage(
-    site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]
-) -> Stage:
+def _stage(site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]) -> Stage:
     made = sum(origins.get(block.path, Origin(block.path, 0)).copy for block in site.blocks)
     obstacle = ""
     if joined is not None:

@@ -70,7 +70,8 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     problem = _difference(graph_module, target, expected, paths)
     if problem:
         raise RewriteError(
-            f"the scaled {type(model).__name__} is not what was planned: {problem}; its own class differs too: {mismatch}"
+            f"the scaled {type(model).__name__} is not what was planned: {problem}; "
+            f"its own class differs too: {mismatch}"
         )
     return Rebuilt(graph_module, "graph", origins, mismatch)
 
@@ -182,7 +183,7 @@ class _Writer:
         return Origin(origin.path, origin.copy + number)
 
     def _arguments(self, value: Any, depth: int = 0) -> Any:
-        """(args, kwargs) in terms of new nodes; lists of tensors within them (depth 2) take in the outputs of copies."""
+        """(args, kwargs) in terms of new nodes; lists of tensors in them (depth 2) take in the outputs of copies."""
         if isinstance(value, fx.Node):
             return self.env[value]
         if isinstance(value, (tuple, list)):
@@ -237,13 +238,9 @@ def _edits(root: nn.Module, target: Target) -> Iterator[Edit]:
             made = stage.blocks[-1] is not own[-1]
             source, block = (analysis.trace.module, stage.blocks[-1]) if made else (root, last)
             copies = copies_of(source, block, count)
-            yield Edit(last, tuple(tuple(map(_without_hooks, modules)) for modules in copies))
+            yield Edit(last, tuple(tuple(map(meta_copy, modules)) for modules in copies))  # without hooks
         for block in own[repeats:]:
             yield Edit(_in_baseline(analysis, block), drop=True)
-
-
-def _without_hooks(module: nn.Module) -> nn.Module:
-    return meta_copy(module)
 
 
 def _in_baseline(analysis: Analysis, block: Block) -> Block:
@@ -303,9 +300,10 @@ def _equalised(target: Target) -> Iterator[Block]:
         if len(block.inputs) == 1 and not block.growth:
             before, after = (target.analysis.channels(node) for node in (block.inputs[0], block.output))
             sides = [shape(node)[2:] for node in (block.inputs[0], block.output)]
-            if before is not None and after is not None and sides[0] == sides[1] and before.hint != after.hint:
-                if before.at(target.values) == after.at(target.values):
-                    yield block
+            if before is None or after is None or sides[0] != sides[1] or before.hint == after.hint:
+                continue
+            if before.at(target.values) == after.at(target.values):
+                yield block
 
 
 def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target) -> None:
@@ -452,6 +450,6 @@ def _graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         like = root.get_submodule(path)
         for store, order in ((child._modules, like._modules), (child._parameters, like._parameters)):
             kept = {name: store[name] for name in order if name in store}
-            store.clear()  # type: ignore[attr-defined]
-            store.update(kept)  # type: ignore[arg-type]
+            store.clear()
+            store.update(kept)
     return module

@@ -16,9 +16,7 @@ __all__ = ["DEPTH_ROUNDINGS", "round_channels", "round_repeats", "round_size"]
 _EPSILON = 1e-9  # 1.1 * 10 must not ceil to 12
 
 
-def round_channels(
-    channels: float, *, divisor: int = 8, round_limit: float = 0.9, minimum: int | None = None
-) -> int:
+def round_channels(channels: float, *, divisor: int = 8, round_limit: float = 0.9, minimum: int | None = None) -> int:
     """The multiple of ``divisor`` nearest to ``channels``, never below ``minimum`` (default: ``divisor``).
 
     One ``divisor`` is added where the result lies below ``round_limit * channels``; ``round_limit=0`` turns that off.

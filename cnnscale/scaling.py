@@ -59,7 +59,9 @@ def scale(
     Args:
         model: the baseline.
         phi: compound coefficient; the cost grows as 2 ** phi. Negative shrinks, 0 changes nothing.
-        depth, width, resolution: multipliers instead of phi; a missing one is 1.
+        depth: multiplier of the repeats. It, ``width`` and ``resolution`` replace phi; a missing one is 1.
+        width: multiplier of the channels.
+        resolution: multiplier of the input's sides.
         image_size: side, or (H, W), of the scaled input in pixels, set outright.
         coefficients: the bases alpha, beta and gamma of depth, width and resolution.
         input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224).
@@ -83,14 +85,25 @@ def scale(
     """
     _checked_weights(weights)
     request = _request(
-        phi, depth, width, resolution, image_size, coefficients, fit, tolerance,
-        divisor, round_limit, depth_rounding, pin, pin_depth,
-    )  # fmt: skip
+        phi,
+        depth,
+        width,
+        resolution,
+        image_size,
+        coefficients,
+        fit,
+        tolerance,
+        divisor,
+        round_limit,
+        depth_rounding,
+        pin,
+        pin_depth,
+    )
     analysis = _analysis(model, input_size)
     planner = Planner(analysis, request.options)
     made = planner.plan(request)
-    result = _carry_out(model, analysis, planner, made, weights, seed)
-    _judge(result.scaling.verification, strict)
+    result, record = _carry_out(model, analysis, planner, made, weights, seed)
+    _judge(record.verification, strict)
     return result
 
 
@@ -114,9 +127,20 @@ def plan(
 ) -> Plan:
     """The plan that :func:`scale` would carry out, with the same arguments and errors; nothing is built."""
     request = _request(
-        phi, depth, width, resolution, image_size, coefficients, fit, tolerance,
-        divisor, round_limit, depth_rounding, pin, pin_depth,
-    )  # fmt: skip
+        phi,
+        depth,
+        width,
+        resolution,
+        image_size,
+        coefficients,
+        fit,
+        tolerance,
+        divisor,
+        round_limit,
+        depth_rounding,
+        pin,
+        pin_depth,
+    )
     return Planner(_analysis(model, input_size), request.options).plan(request)
 
 
@@ -134,7 +158,8 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
         )
     analysis = analyse(model, plan.baseline_size)
     planner = Planner(analysis, plan.options)
-    return _carry_out(model, analysis, planner, plan, weights, seed)
+    result, _ = _carry_out(model, analysis, planner, plan, weights, seed)
+    return result
 
 
 def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
@@ -155,12 +180,23 @@ def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
 
 
 def _request(
-    phi: float | None, depth: float | None, width: float | None, resolution: float | None,
-    image_size: int | tuple[int, int] | None, coefficients: Coefficients, fit: bool | None, tolerance: float,
-    divisor: int, round_limit: float, depth_rounding: DepthRounding, pin: Sequence[str], pin_depth: Sequence[str],
-) -> Request:  # fmt: skip
+    phi: float | None,
+    depth: float | None,
+    width: float | None,
+    resolution: float | None,
+    image_size: int | tuple[int, int] | None,
+    coefficients: Coefficients,
+    fit: bool | None,
+    tolerance: float,
+    divisor: int,
+    round_limit: float,
+    depth_rounding: DepthRounding,
+    pin: Sequence[str],
+    pin_depth: Sequence[str],
+) -> Request:
     """The arguments, checked."""
-    given = [name for name, v in (("depth", depth), ("width", width), ("resolution", resolution)) if v is not None]
+    wanted = {"depth": depth, "width": width, "resolution": resolution}
+    given = {name: value for name, value in wanted.items() if value is not None}
     if phi is not None and given:
         raise UsageError(f"give phi or multipliers, not both: phi={phi!r} and {', '.join(given)}")
     if phi is None and not given and image_size is None:
@@ -175,16 +211,16 @@ def _request(
         raise UsageError(
             f"need divisor >= 1, 0 <= round_limit <= 1 and tolerance > 0, got {divisor}, {round_limit}, {tolerance}"
         )
-    multipliers = (
-        coefficients.at(phi)
-        if phi is not None
-        else Multipliers(depth=1.0 if depth is None else depth, width=1.0 if width is None else width,
-                         resolution=1.0 if resolution is None else resolution)
-    )  # fmt: skip
+    multipliers = coefficients.at(phi) if phi is not None else Multipliers(**(dict.fromkeys(wanted, 1.0) | given))
     options = Options(
-        divisor=divisor, round_limit=round_limit, depth_rounding=depth_rounding, pin=_patterns(pin, "pin"),
-        pin_depth=_patterns(pin_depth, "pin_depth"), fit=phi is not None if fit is None else fit, tolerance=tolerance,
-    )  # fmt: skip
+        divisor=divisor,
+        round_limit=round_limit,
+        depth_rounding=depth_rounding,
+        pin=_patterns(pin, "pin"),
+        pin_depth=_patterns(pin_depth, "pin_depth"),
+        fit=phi is not None if fit is None else fit,
+        tolerance=tolerance,
+    )
     return Request(
         phi=phi, coefficients=coefficients, multipliers=multipliers, sides=_sides(image_size), options=options
     )
@@ -199,7 +235,7 @@ def _patterns(value: Sequence[str], name: str) -> tuple[str, ...]:
 def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
     if image_size is None:
         return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides: tuple[Any, ...] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if not all(isinstance(side, int) and side > 0 for side in sides):
         raise UsageError(f"image_size must be a positive int or (H, W), got {image_size!r}")
     return sides
@@ -260,7 +296,8 @@ def _numbers(analysis: Analysis, planner: Planner, made: Plan) -> _Numbers:
 
 def _carry_out(
     model: nn.Module, analysis: Analysis, planner: Planner, made: Plan, weights: Weights, seed: int | None
-) -> nn.Module:
+) -> tuple[nn.Module, Scaling]:
+    """The scaled network, and the record that it carries."""
     if made.is_identity:
         result = copy.deepcopy(model)
         rebuilt = Rebuilt(result, "module", {path: Origin(path, 0) for path, _ in result.named_modules()})
@@ -272,13 +309,11 @@ def _carry_out(
             result = _with_tensors_of(model, result)
         else:
             initialize(result, model, rebuilt.origins, weights, seed)
-    before = planner.baseline
-    verification = check(
-        analysis.baseline, result, made,
-        changed=_changed(model, rebuilt), tolerance=made.options.tolerance, before=before,
-    )  # fmt: skip
-    result.scaling = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
-    return result
+    changed, tolerance = _changed(model, rebuilt), made.options.tolerance
+    verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance, before=planner.baseline)
+    record = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
+    result.scaling = record  # type: ignore[assignment]  # to torch, a module's attributes are tensors and modules
+    return result, record
 
 
 def _same_tensors(model: nn.Module, rebuilt: Rebuilt) -> bool:
@@ -314,7 +349,8 @@ def _judge(verification: Verification, strict: bool) -> None:
         return
     message = f"MACs grew {verification.growth:.3f} times"
     if verification.target_growth is not None:
-        message += f" where {verification.target_growth:.3f} was wanted, beyond the tolerance of {verification.tolerance:.1%}"  # fmt: skip
+        message += f" where {verification.target_growth:.3f} was wanted"
+        message += f", beyond the tolerance of {verification.tolerance:.1%}"
     if not verification.as_planned:
         message += f"; measured {verification.scaled}, planned {verification.planned}"
     if verification.notes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx, nn
@@ -18,7 +18,10 @@ from .equations import Equations
 from .symbolic import Poly, Values, as_poly
 from .tracing import describe
 
-__all__ = ["Context", "Lit", "Product", "Split", "Sym", "Update", "broadcast"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Context", "Lit", "Product", "Split", "Sym", "Update", "broadcast", "hints", "is_size", "symbolic_tensors"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Lit(int):
 
     path: tuple[str | int, ...]
 
-    def __new__(cls, value: int, path: tuple[str | int, ...]) -> Lit:
+    def __new__(cls, value: int, path: tuple[str | int, ...]) -> Self:
         self = super().__new__(cls, value)
         self.path = path
         return self
@@ -120,7 +123,7 @@ class Context:
     def quotient(self, poly: Poly, divisor: Poly | int) -> Poly:
         return self.equations.quotient(poly, as_poly(divisor), f"{self.node.name}/{divisor}", self.where)
 
-    def call(self, function: str, argument: Poly, *parameters: float | int | None) -> Poly:
+    def call(self, function: str, argument: Poly, *parameters: float | None) -> Poly:
         return self.equations.call(function, argument, *parameters)
 
     def is_channel(self, poly: Poly) -> bool:

@@ -1,7 +1,8 @@
 """Trace -> stages: which blocks can be repeated.
 
-A *stage* is a chain of blocks of one class under one parent whose outputs have one shape. It begins where a block changes
-its shape, not where a container begins, so one flat list may hold many stages. Four kinds are found, in this order:
+A *stage* is a chain of blocks of one class under one parent whose outputs have one shape. It begins where a block
+changes its shape, not where a container begins, so one flat list may hold many stages. Four kinds are found, in this
+order:
 
 1. chains of two or more blocks, outermost first; a block that itself holds such a chain is a wrapper;
 2. single blocks of a class that (1) accepted, or that occurs at least twice;
@@ -212,10 +213,7 @@ def _holds(block: Block, sites: Iterable[Site]) -> bool:
 def _outside(sites: Iterable[Site], accepted: list[Site]) -> list[Site]:
     """The sites that share no block with an accepted one, at any level."""
     taken = [b for s in accepted for b in s.blocks]
-    return [
-        s for s in sites
-        if not any(a.start < b.stop and b.start < a.stop for a in taken for b in s.blocks)
-    ]  # fmt: skip
+    return [s for s in sites if not any(a.start < b.stop and b.start < a.stop for a in taken for b in s.blocks)]
 
 
 def _outermost(sites: Iterable[Site]) -> list[Site]:
@@ -232,9 +230,8 @@ def _singles(candidates: list[Site], chains: list[Site], accepted: list[Site]) -
     lone = [s for s in singles if not _is_wrapper(s.template, candidates, chains)]
     twice = {cls for cls, times in Counter(s.template.cls for s in lone).items() if times > 1} - {"Sequential"}
     return _outermost(
-        s for s in _outside(lone, accepted)
-        if s.template.cls in known or (s.template.cls in twice and not known)
-    )  # fmt: skip
+        s for s in _outside(lone, accepted) if s.template.cls in known or (s.template.cls in twice and not known)
+    )
 
 
 def _is_wrapper(block: Block, candidates: list[Site], chains: list[Site]) -> bool:
@@ -297,7 +294,8 @@ def _flat_runs(trace: Trace) -> Iterator[Site]:
 
 
 def _units(trace: Trace) -> Iterator[Block]:
-    start, paths = 0, []
+    start = 0
+    paths: list[str] = []
     nodes = trace.nodes
     for i, node in enumerate((*nodes, None)):
         path = str(node.target) if node is not None and node.op == "call_module" else ""
@@ -328,5 +326,3 @@ def _continues(trace: Trace, before: fx.Node, node: fx.Node, paths: list[str]) -
         and shape(node) == shape(before)
         and not isinstance(trace.module.get_submodule(path), (nn.MaxPool2d, nn.AvgPool2d))
     )
-
-

@@ -18,7 +18,17 @@ from torch import nn
 
 from .stages import Block
 
-__all__ = ["CONTAINERS", "Edit", "Origin", "edit_blocks", "redraw_schedules", "resize", "split_path"]
+__all__ = [
+    "CONTAINERS",
+    "Edit",
+    "Origin",
+    "copies_of",
+    "edit_blocks",
+    "new_tensor",
+    "redraw_schedules",
+    "resize",
+    "split_path",
+]
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -54,7 +64,6 @@ def edit_blocks(root: nn.Module, edits: Iterable[Edit]) -> dict[str, Origin]:
     """
     edits = [e for e in edits if e.copies or e.drop]
     origins = {id(m): Origin(path, 0) for path, m in root.named_modules()}
-    keep_alive = [m for e in edits for modules in e.copies for m in modules]
     for edit in edits:
         for number, modules in enumerate(edit.copies, 1):
             for path, module in zip(edit.block.modules, modules, strict=True):
@@ -69,7 +78,6 @@ def edit_blocks(root: nn.Module, edits: Iterable[Edit]) -> dict[str, Origin]:
     dropped = []
     for key, parent in parents.items():
         dropped += _edit_children(parent, by_parent[key])
-    del keep_alive
     return {path: origins[id(m)] for path, m in root.named_modules() if id(m) in origins}
 
 
@@ -177,5 +185,3 @@ def _rates(root: nn.Module) -> dict[tuple[type, str], list[nn.Module]]:
 def copies_of(root: nn.Module, block: Block, count: int) -> tuple[tuple[nn.Module, ...], ...]:
     """``count`` deep copies of a block's modules."""
     return tuple(tuple(copy.deepcopy(root.get_submodule(path)) for path in block.modules) for _ in range(count))
-
-

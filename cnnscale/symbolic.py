@@ -1,7 +1,7 @@
 """Integer polynomials: the language in which widths, sizes and costs are written.
 
-An :class:`Atom` is an integer that is known today (its ``hint``) and may be another one tomorrow: a width, a side of the
-input image, or a function of such (the output side of a strided convolution). A :class:`Poly` is a sum of products
+An :class:`Atom` is an integer that is known today (its ``hint``) and may be another one tomorrow: a width, a side of
+the input image, or a function of such (the output side of a strided convolution). A :class:`Poly` is a sum of products
 of atoms. Polynomials are immutable, hashable, and evaluate to Python integers.
 """
 
@@ -14,26 +14,24 @@ from typing import TypeAlias
 
 __all__ = ["FUNCTIONS", "Atom", "Monomial", "Poly", "Values", "as_poly", "product"]
 
-FUNCTIONS: dict[str, Callable[..., int]] = {
-    "floordiv": lambda size, divisor: size // divisor,
-    "ceildiv": lambda size, divisor: -(-size // divisor),
-    "ceil_pool": lambda size, kernel, stride, padding, dilation: ceil_pool(size, kernel, stride, padding, dilation),
-    "scale": lambda size, factor: math.floor(size * factor),
-    "slice": lambda size, start, stop, step: len(range(size)[start:stop:step]),
-    "max": lambda size, other: max(size, other),
-    "mod": lambda size, divisor: size % divisor,
-}
-"""The functions of sizes that are not polynomials: name -> function of one size and constant parameters."""
-
 
 def ceil_pool(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Output side of a pooling with ``ceil_mode``: no window may start in the right padding (ATen ``pooling_output_shape``)."""
+    """Output side of a pooling with ``ceil_mode``: no window starts in the right padding (``pooling_output_shape``)."""
     out = -(-(size + 2 * padding - dilation * (kernel - 1) - 1) // stride) + 1
     return out - 1 if (out - 1) * stride >= size + padding else out
 
 
+FUNCTIONS: dict[str, Callable[..., int]] = {
+    "floordiv": lambda size, divisor: size // divisor,
+    "ceil_pool": ceil_pool,
+    "scale": lambda size, factor: math.floor(size * factor),
+    "slice": lambda size, start, stop, step: len(range(size)[start:stop:step]),
+}
+"""The functions of sizes that are not polynomials: name -> function of one size and constant parameters."""
+
+
 class Atom:
-    """One integer unknown. ``call`` makes it a function of another polynomial: (name in FUNCTIONS, argument, parameters)."""
+    """One integer unknown. ``call`` makes it a function of a polynomial: (name in FUNCTIONS, argument, parameters)."""
 
     __slots__ = ("call", "hint", "index", "is_width", "name")
 
@@ -44,7 +42,7 @@ class Atom:
         hint: int,
         *,
         is_width: bool = False,
-        call: tuple[str, Poly, tuple[float | int | None, ...]] | None = None,
+        call: tuple[str, Poly, tuple[float | None, ...]] | None = None,
     ) -> None:
         self.index, self.name, self.hint, self.is_width, self.call = index, name, hint, is_width, call
 
@@ -139,12 +137,13 @@ class Poly:
         return None
 
     def at(self, values: Values) -> int:
-        """The value under ``values``, which also serves as the memo for function atoms; unknown atoms keep their hint."""
+        """The value under ``values``, which is also the memo for function atoms; unknown atoms keep their hint."""
         total = 0
         for monomial, coefficient in self.terms.items():
+            term = coefficient
             for atom in monomial:
-                coefficient *= _value(atom, values)
-            total += coefficient
+                term *= _value(atom, values)
+            total += term
         return total
 
     def substitute(self, definitions: dict[Atom, Poly]) -> Poly:

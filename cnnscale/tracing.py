@@ -56,7 +56,7 @@ def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one non-leaf module: its nodes are ``nodes[start:stop]`` of the trace, ``output`` what it returned."""
+    """One call of one non-leaf module: its nodes are ``nodes[start:stop]`` of the trace, ``output`` its result."""
 
     path: str
     start: int
@@ -66,9 +66,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced model. ``module`` is the meta copy that the graph's targets refer to; ``node.meta["val"]`` is today's value."""
+    """A traced model; ``node.meta["val"]`` is a node's value today."""
 
     module: nn.Module
+    """The meta copy that the graph's targets refer to."""
     graph: fx.Graph
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
@@ -108,7 +109,9 @@ def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = B
 def _scripting_refused(module: nn.Module) -> Iterator[None]:
     for path, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
-            raise TraceError(f"module {path or '(root)'} is scripted, so its code cannot be read; pass the eager module")
+            raise TraceError(
+                f"module {path or '(root)'} is scripted, so its code cannot be read; pass the eager module"
+            )
     yield
 
 
@@ -135,7 +138,10 @@ class _Value(fx.Proxy):
         return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[i] for i in range(len(self.value))])
+        return iter([self._item(i) for i in range(len(self.value))])
+
+    def _item(self, index: int) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __contains__(self, item: Any) -> bool:
         return item in self.value
@@ -160,7 +166,7 @@ class _Tracer(fx.Tracer):
         self.calls: list[Call] = []
         self.last: fx.Node | None = None
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
         return is_leaf(m)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -193,7 +199,7 @@ class _Tracer(fx.Tracer):
         start = len(self.graph.nodes)
         result = super().call_module(m, forward, args, kwargs)
         if not is_leaf(m):
-            output = fx.node.map_aggregate(result, lambda v: v.node if isinstance(v, fx.Proxy) else v)
+            output = fx.node.map_aggregate(result, _node_of)
             self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output))
         return result
 
@@ -219,6 +225,10 @@ class _Tracer(fx.Tracer):
             return args[0]
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+def _node_of(value: Any) -> Any:
+    return value.node if isinstance(value, fx.Proxy) else value
 
 
 def _failure(

@@ -76,9 +76,8 @@ def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop
 def thop_macs(model: nn.Module, input_size: tuple[int, ...]) -> int | None:
     """MACs of the convolution and linear modules as thop counts them, on a meta copy; None where thop cannot run it."""
     module = meta_copy(model).eval()
-    silent = {
-        type(m): _THOP_ZERO for m in module.modules() if not isinstance(m, (_ConvNd, nn.Linear)) and not list(m.children())
-    }
+    leaves = [m for m in module.modules() if not list(m.children())]
+    silent = {type(m): _THOP_ZERO for m in leaves if not isinstance(m, (_ConvNd, nn.Linear))}
     try:
         total, _ = thop.profile(module, (example_input(module, input_size, batch=1),), custom_ops=silent, verbose=False)
     except Exception:  # a second opinion may fail without harm; the absence is reported

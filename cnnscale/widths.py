@@ -118,7 +118,13 @@ def _rules(
             bases = _bases(analysis, block, inputs)
             member = Member(width, {name: poly.hint for name, poly in bases.items()})
             roles[block.cls, path[len(block.path) + 1 :]].append((atom, member, bases, path))
-        elif last and order.get(path, -1) >= last and inputs.has_width and width % inputs.hint == 0 and width > inputs.hint:  # fmt: skip
+        elif (
+            last
+            and order.get(path, -1) >= last
+            and inputs.has_width
+            and width % inputs.hint == 0
+            and width > inputs.hint
+        ):
             rules[atom] = Derived("own input", times=width // inputs.hint), inputs
     for role in _fitted(roles, divisor):
         rules.update(role)
@@ -153,7 +159,7 @@ Roles = dict[tuple[str, str], list[tuple[Atom, Member, dict[Base, Poly], str]]]
 
 
 def _fitted(roles: Roles, divisor: int) -> Iterator[Rules]:
-    """Roles of one class whose places differ in numbers only are fitted together where one hypothesis serves them all."""
+    """Roles of one class whose places differ in numbers only are fitted together where one hypothesis serves all."""
     merged: Roles = defaultdict(list)
     for (cls, place), members in roles.items():
         merged[cls, ".".join(part for part in place.split(".") if not part.isdigit())] += members
@@ -179,9 +185,7 @@ def choose(
         yield choice
 
 
-def _choice(
-    group: Group, width: float, values: Values, divisor: int, round_limit: float, pin: str | None
-) -> Choice:
+def _choice(group: Group, width: float, values: Values, divisor: int, round_limit: float, pin: str | None) -> Choice:
     now, unit = group.atom.hint, group.unit
     if pin is not None:
         return Choice(group, now, unit * now, f"pinned by {pin!r}")
@@ -222,7 +226,8 @@ def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]
         search = compiled(pattern, "pin")
         matches = [p for p in producers if search(analysis.baseline_path(p)) or search(_plain(analysis, p))]
         if not matches:
-            raise UsageError(f"pin={pattern!r} matches no convolution or linear layer; paths look like {next(iter(producers))!r}")  # fmt: skip
+            example = next(iter(producers))
+            raise UsageError(f"pin={pattern!r} matches no convolution or linear layer; paths look like {example!r}")
         pinned.update(dict.fromkeys(matches, pattern))
     atoms: dict[Atom, str] = {}
     for path, pattern in pinned.items():
@@ -253,5 +258,3 @@ def compiled(pattern: str, option: str) -> Callable[[str], object]:
         return re.compile(pattern).search
     except re.error as error:
         raise UsageError(f"{option}={pattern!r} is not a regular expression: {error}") from error
-
-
