@@ -1,0 +1,99 @@
+"""Law 4: scaling a family's smaller member gives the bigger one that its author published.
+
+Each row checks names, shapes, classes, flags, cost and, with the published weights in the scaled model, outputs.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from checks import record, structure
+from filling import fill
+from torch import nn
+from torchvision.ops import StochasticDepth
+from twins import Twin, build, torchvision_twins
+
+import cnnscale
+
+KNOWN_DIFFERENCES: dict[str, str] = {}
+"""Row (as printed) -> why no general rule can be right, with the author's source line."""
+
+PROBE = 64
+"""Pixels of the images whose outputs are compared: enough for every net here."""
+
+
+def scale_to(twin: Twin) -> nn.Module:
+    return cnnscale.scale(
+        build(twin.baseline),
+        depth=twin.depth,
+        width=twin.width,
+        image_size=twin.resolution,
+        input_size=(3, twin.baseline_resolution, twin.baseline_resolution),
+        divisor=twin.divisor,
+        pin=twin.pin,
+        depth_rounding="ceil",
+    )
+
+
+def adopt_eps(scaled: nn.Module, target: nn.Module) -> None:
+    """EfficientNet B5-B7 have another BN eps than B0; nothing in B0 can say so."""
+    for ours, theirs in zip(scaled.modules(), target.modules(), strict=True):
+        if isinstance(theirs, nn.BatchNorm2d):
+            ours.eps = theirs.eps
+
+
+def rows() -> list[object]:
+    return [
+        pytest.param(
+            twin,
+            id=str(twin),
+            marks=[pytest.mark.xfail(reason=KNOWN_DIFFERENCES[str(twin)])] if str(twin) in KNOWN_DIFFERENCES else [],
+        )
+        for twin in torchvision_twins()
+    ]
+
+
+@pytest.mark.parametrize("twin", rows())
+def test_the_scaled_baseline_is_the_published_model(twin):
+    target = build(twin.target)
+    scaled = scale_to(twin)
+
+    shapes = [{name: tuple(t.shape) for name, t in net.state_dict().items()} for net in (scaled, target)]
+    assert shapes[0] == shapes[1]
+    assert list(shapes[0]) == list(shapes[1])
+    assert scaled.scaling.form == "module"
+    assert structure(scaled) == structure(target)
+
+    size = (3, twin.resolution, twin.resolution)
+    assert scaled.scaling.input_size == size
+    before, after = scaled.scaling.plan.before, scaled.scaling.plan.after
+    assert (before.params, before.macs) == (twin.baseline_params, twin.baseline_macs)
+    assert (after.params, after.macs) == (twin.target_params, twin.target_macs)
+    assert cnnscale.measure(scaled, size) == after
+    assert record(scaled, size).calls == record(target, size).calls
+
+    fill(target)
+    scaled.load_state_dict(target.state_dict(), strict=True, assign=True)
+    if any(name in twin.target for name in ("b5", "b6", "b7")):
+        adopt_eps(scaled, target)
+    images = torch.randn(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = scaled.eval()(images), target.eval()(images)
+    unit = theirs.std()
+    assert unit > 0
+    torch.testing.assert_close(ours / unit, theirs / unit, rtol=1e-5, atol=1e-5)
+
+
+def schedule(model: nn.Module) -> list[float]:
+    return [module.p for module in model.modules() if isinstance(module, StochasticDepth)]
+
+
+@pytest.mark.parametrize("twin", [t for t in torchvision_twins() if "efficientnet" in t.baseline][:4], ids=str)
+def test_stochastic_depth_is_redrawn_over_the_new_depth(twin):
+    assert schedule(scale_to(twin)) == pytest.approx(schedule(build(twin.target)))
+
+
+def test_all_rows_are_there_and_known_differences_are_rows():
+    names = [str(twin) for twin in torchvision_twins()]
+    assert len(set(names)) == len(names) == 49
+    assert set(KNOWN_DIFFERENCES) <= set(names)
