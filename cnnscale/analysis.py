@@ -42,7 +42,7 @@ class Analysis:
     """What is known about one model at one input size."""
 
     baseline: nn.Module
-    """Meta copy of the baseline, untouched."""
+    """The baseline itself, which is only read."""
     trace: Trace
     """Of the extended baseline, in eval mode."""
     ctx: Context

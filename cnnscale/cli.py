@@ -16,7 +16,6 @@ import logging
 import re
 import shutil
 import traceback
-import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -188,7 +187,7 @@ def _parameters(owner: Any) -> list[inspect.Parameter]:
         defaults = vars(cast("Any", owner)())
     else:
         defaults = {name: each.default for name, each in inspect.signature(owner).parameters.items()}
-    hints = typing.get_type_hints(owner, include_extras=True)
+    hints = inspect.get_annotations(owner, eval_str=True)
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
         for name, default in defaults.items()

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import (
     _AdaptiveAvgPoolNd,
@@ -23,6 +22,7 @@ from torch.nn.modules.pooling import (
 from . import ops
 from .shapes import Context, Sym
 from .symbolic import as_poly
+from .tracing import SAME_SHAPE
 
 __all__ = ["LAYERS", "layer_rule"]
 
@@ -182,9 +182,6 @@ def _padding(rank: int, padding: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(0, 0)] * (rank - len(pairs)) + pairs[::-1]
 
 
-@layer(nn.Identity, _DropoutNd, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.LocalResponseNorm, nn.CrossMapLRN2d,
-       nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-       nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softplus,
-       nn.Softshrink, nn.Softsign, nn.Threshold)  # fmt: skip
+@layer(*(cls for cls in SAME_SHAPE if cls is not _BatchNorm))
 def same_shape(ctx: Context, path: str, m: nn.Module, x: Sym) -> Sym:
     return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from .errors import ModelError
 from .plans import Cost
 from .tracing import example_input, meta_copy, user_frame
 
-__all__ = ["measure"]
+__all__ = ["measure", "run_once"]
 
 
 class _ConvolutionOutputs(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes have no types
@@ -39,15 +40,28 @@ def measure(model: nn.Module, input_size: tuple[int, ...]) -> Cost:
     Raises:
         ModelError: the model does not run at this size.
     """
+    return run_once(model, input_size)[0]
+
+
+def run_once(
+    model: nn.Module, input_size: tuple[int, ...], run: Callable[[nn.Module, torch.Tensor], None] | None = None
+) -> tuple[Cost, Any]:
+    """(cost, outputs) of one forward pass of a meta copy. ``run`` makes that pass in its own way, and may count too.
+
+    Raises:
+        ModelError: the model does not run at this size.
+    """
     module = meta_copy(model).eval()
-    outputs, flops = _ConvolutionOutputs(), FlopCounterMode(display=False)
+    params = sum(parameter.numel() for parameter in module.parameters())
+    activations, flops, outputs = _ConvolutionOutputs(), FlopCounterMode(display=False), []
+    module.register_forward_hook(lambda _module, _args, result: outputs.append(result))
     try:
-        with torch.no_grad(), flops, outputs:
-            module(example_input(module, input_size, batch=1))
+        with torch.no_grad(), flops, activations:
+            (run or nn.Module.__call__)(module, example_input(module, input_size, batch=1))
     except Exception as error:  # user code may raise anything
         raise ModelError(
             f"{type(model).__name__} does not run at input_size {tuple(input_size)}: {type(error).__name__}: {error}"
             f"{user_frame(error.__traceback__)}"
         ) from error
-    params = sum(parameter.numel() for parameter in module.parameters())
-    return Cost(macs=flops.get_total_flops() // 2, params=params, activations=outputs.total)
+    cost = Cost(macs=flops.get_total_flops() // 2, params=params, activations=activations.total)
+    return cost, outputs[-1]

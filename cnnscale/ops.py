@@ -63,7 +63,7 @@ hardtanh imul isub itruediv leaky_relu le lerp log log10 log1p log2 logical_and 
 masked_fill maximum minimum mish mod mul multiply ne neg negative nan_to_num normalize ones_like pow rand_like
 randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softmax log_softmax
 softmin softplus softshrink softsign sqrt square sub subtract swish tan tanh tanhshrink threshold to truediv true_divide
-type_as where xor zeros_like full_like fill cumsum masked_fill requires_grad_ roll flip cuda cpu type
+type_as where xor zeros_like full_like fill cumsum requires_grad_ roll flip cuda cpu type
 local_response_norm torchvision.ops.stochastic_depth.stochastic_depth
 """
 
@@ -139,7 +139,7 @@ def attribute(ctx: Context, x: Any, name: str) -> Any:
 
 
 _TODAY = """
-dim ndimension is_floating_point get_device is_contiguous len isinstance _assert ceil math.ceil math.floor not_ is_
+dim ndimension is_floating_point get_device is_contiguous len isinstance _assert math.ceil math.floor not_ is_
 is_not contains format item str
 """
 
@@ -375,6 +375,9 @@ def chunk(ctx: Context, x: Sym, chunks: int, dim: int = 0) -> tuple[Sym, ...]:
     whole = x.shape[dim]
     if ctx.is_channel(whole) and whole.hint % chunks == 0:
         return (replaced(x, dim, ctx.quotient(whole, chunks)),) * chunks
+    if not ctx.is_channel(whole):
+        size = ctx.call("ceildiv", whole, chunks)
+        return pieces(x, dim, size, len(ctx.node.meta["val"]))
     ctx.constant(whole, f"it is cut into {chunks} unequal chunks")
     return parts_of_today(ctx, x, dim)
 
@@ -404,6 +407,12 @@ def unbind(ctx: Context, x: Sym, dim: int = 0) -> tuple[Sym, ...]:
     return (Sym(tuple(shape)),) * count
 
 
+def pieces(x: Sym, dim: int, size: Poly, count: int) -> tuple[Sym, ...]:
+    """``count`` pieces of ``size``, the last one being what is left."""
+    last = x.shape[dim] - size * (count - 1)
+    return (*(replaced(x, dim, size) for _ in range(count - 1)), replaced(x, dim, last))
+
+
 def parts_of_today(ctx: Context, x: Sym, dim: int) -> tuple[Sym, ...]:
     return tuple(replaced(x, dim, as_poly(part.shape[dim])) for part in ctx.node.meta["val"])
 
@@ -417,7 +426,15 @@ def replaced(x: Sym, dim: int, size: Poly) -> Sym:
 @rule("narrow")
 def narrow(ctx: Context, x: Sym, dim: int, start: Any, length: Any) -> Sym:
     whole = x.shape[dim]
-    return replaced(x, dim, cut(ctx, length, whole) if ctx.is_channel(whole) else as_poly(length))
+    if not ctx.is_channel(whole):
+        return replaced(x, dim, as_poly(length))
+    if today_of(start) not in (0, whole.hint - today_of(length)):
+        ctx.constant(whole, "its channels are narrowed in the middle")
+        return replaced(x, dim, as_poly(today_of(length)))
+    if today_of(start) == 0:
+        return replaced(x, dim, cut(ctx, length, whole))
+    low = cut(ctx, start, whole)
+    return replaced(x, dim, ctx.literal(length, whole - low))
 
 
 @rule("pad")

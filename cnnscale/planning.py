@@ -84,12 +84,14 @@ class Planner:
     @cached_property
     def baseline(self) -> Cost:
         """Cost of the baseline itself."""
-        repeats = [stage.repeats for stage in self.analysis.stages]
-        values = sizes(self.analysis, self.analysis.input_size, repeats)
-        cost = self.costs.cost(values, repeats)
+        cost = self.costs.cost(dict(self._baseline_values), [stage.repeats for stage in self.analysis.stages])
         if not cost.macs:
             raise ModelError("the model has no multiply-accumulates, so there is no cost to scale")
         return cost
+
+    @cached_property
+    def _baseline_values(self) -> Values:
+        return sizes(self.analysis, self.analysis.input_size, [stage.repeats for stage in self.analysis.stages])
 
     def stage_path(self, stage: Stage) -> str:
         """The container's path, or the first block's where the container holds more than this stage."""
@@ -225,7 +227,7 @@ class Planner:
             block=type(self.analysis.trace.module.get_submodule(path)).__name__,
             repeats=stage.repeats,
             new_repeats=draft.repeats[number],
-            width=channels.at({**draft.values, **_today(draft.values)}) if channels is not None else 0,
+            width=channels.at(dict(self._baseline_values)) if channels is not None else 0,
             new_width=channels.at(draft.values) if channels is not None else 0,
             note=self.held.get(number, ""),
         )
@@ -257,7 +259,10 @@ class Planner:
         fixed = [Fixed(what=where, why=why) for where, why in ctx.frozen.items()]
         widths = {path: ctx.equations.resolve(poly) for path, poly in ctx.producers.items()}
         fixed += [
-            Fixed(what=path, why=f"its output width {poly.hint} is the network's output or tied to a constant")
+            Fixed(
+                what=self.analysis.baseline_path(path),
+                why=f"its output width {poly.hint} is the network's output or tied to a constant",
+            )
             for path, poly in widths.items()
             if not poly.has_width
         ]
@@ -268,8 +273,3 @@ class Planner:
         if not self.analysis.stages:
             fixed.append(Fixed(what="depth", why="not applicable: no block of the model repeats"))
         return tuple(fixed)
-
-
-def _today(values: Values) -> Values:
-    """The same atoms at today's values."""
-    return {atom: atom.hint for atom in values if atom.call is None}

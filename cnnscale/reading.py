@@ -31,19 +31,17 @@ def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
     Raises:
         ModelError, TraceError, UnsupportedOpError: the model does not run, trace, or contains an unknown operation.
     """
-    baseline = meta_copy(model)
-    if not any(p.dim() > 2 for p in baseline.parameters()):
+    if not any(p.dim() > 2 for p in model.parameters()):
         raise ModelError(
             f"{type(model).__name__} has no convolution, so there is nothing that width, depth and resolution "
             "could scale together; cnnscale scales convolutional networks"
         )
-    module = meta_copy(baseline)
-    traced = trace(module, input_size)
+    traced = trace(meta_copy(model), input_size)
     sites = find_stages(traced)
-    plain = _analysis(baseline, traced, sites)
+    plain = _analysis(model, traced, sites)
     if all(site.can_repeat for site in sites):
         return plain
-    return _extended(baseline, plain, openings(plain))
+    return _extended(model, plain, openings(plain))
 
 
 def _extended(baseline: nn.Module, plain: Analysis, made: list[Opening]) -> Analysis:

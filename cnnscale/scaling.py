@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from .analysis import Analysis
@@ -212,7 +213,7 @@ def _request(
             f"need divisor >= 1, 0 <= round_limit <= 1 and tolerance > 0, got {divisor}, {round_limit}, {tolerance}"
         )
     multipliers = coefficients.at(phi) if phi is not None else Multipliers(**(dict.fromkeys(wanted, 1.0) | given))
-    options = Options(
+    options = _options(
         divisor=divisor,
         round_limit=round_limit,
         depth_rounding=depth_rounding,
@@ -224,6 +225,15 @@ def _request(
     return Request(
         phi=phi, coefficients=coefficients, multipliers=multipliers, sides=_sides(image_size), options=options
     )
+
+
+def _options(**given: Any) -> Options:
+    try:
+        return Options(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = first["loc"][0]
+        raise UsageError(f"{name}={given[str(name)]!r}: {first['msg']}") from error
 
 
 def _patterns(value: Sequence[str], name: str) -> tuple[str, ...]:
@@ -310,7 +320,7 @@ def _carry_out(
         else:
             initialize(result, model, rebuilt.origins, weights, seed)
     changed, tolerance = _changed(model, rebuilt), made.options.tolerance
-    verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance, before=planner.baseline)
+    verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance)
     record = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
     result.scaling = record  # type: ignore[assignment]  # to torch, a module's attributes are tensors and modules
     return result, record

@@ -23,6 +23,7 @@ def ceil_pool(size: int, kernel: int, stride: int, padding: int, dilation: int) 
 
 FUNCTIONS: dict[str, Callable[..., int]] = {
     "floordiv": lambda size, divisor: size // divisor,
+    "ceildiv": lambda size, divisor: -(-size // divisor),
     "ceil_pool": ceil_pool,
     "scale": lambda size, factor: math.floor(size * factor),
     "slice": lambda size, start, stop, step: len(range(size)[start:stop:step]),

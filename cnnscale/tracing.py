@@ -21,10 +21,32 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from .errors import ModelError, TraceError
 
-__all__ = ["BATCH", "Call", "Trace", "describe", "example_input", "is_leaf", "meta_copy", "trace", "user_frame"]
+__all__ = [
+    "BATCH",
+    "SAME_SHAPE",
+    "Call",
+    "Trace",
+    "describe",
+    "example_input",
+    "is_leaf",
+    "meta_copy",
+    "trace",
+    "user_frame",
+]
+
+SAME_SHAPE = (
+    _BatchNorm, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.LocalResponseNorm,
+    nn.CrossMapLRN2d,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+    nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softplus,
+    nn.Softshrink, nn.Softsign, nn.Threshold,
+)  # fmt: skip
+"""Layers whose output has the shape of their only input, whatever it is."""
 
 BATCH = 2  # norm layers in train mode refuse one value per channel
 _HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
@@ -218,7 +240,10 @@ class _Tracer(fx.Tracer):
         args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
         kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
         if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            module = self.root.get_submodule(str(node.target))
+            if isinstance(module, SAME_SHAPE) and len(args) == 1:
+                return args[0]  # torch's meta kernels for these are Python, and cost more than all others together
+            return module(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "output":

@@ -10,30 +10,26 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .errors import ModelError
-from .measuring import measure
+from .measuring import run_once
 from .plans import Cost, Plan
 from .records import Verification
-from .tracing import example_input, meta_copy
 
-__all__ = ["check", "thop_macs"]
+__all__ = ["check"]
 
 _THOP_ZERO = thop.vision.basic_hooks.zero_ops
 
 
-def check(
-    baseline: nn.Module, scaled: nn.Module, plan: Plan, *, changed: float, tolerance: float, before: Cost | None = None
-) -> Verification:
-    """Measure both networks, each at its own input size.
+def check(baseline: nn.Module, scaled: nn.Module, plan: Plan, *, changed: float, tolerance: float) -> Verification:
+    """Measure both networks, each at its own input size, in one forward pass each.
 
     Raises:
         ModelError: a network does not run, or the scaled one's outputs differ in shape from the baseline's.
     """
-    _same_outputs(baseline, scaled, plan)
-    before = before or measure(baseline, plan.baseline_size)
-    after = measure(scaled, plan.input_size)
-    counts = (thop_macs(baseline, plan.baseline_size), thop_macs(scaled, plan.input_size))
-    thop_growth = counts[1] / counts[0] if counts[0] and counts[1] else None
-    growth = after.macs / before.macs
+    before, outputs_before, thop_before = _measured(baseline, plan.baseline_size)
+    after, outputs_after, thop_after = _measured(scaled, plan.input_size)
+    if _classes(outputs_before) != _classes(outputs_after):
+        raise ModelError(f"the scaled model returns {outputs_after} where the baseline returns {outputs_before}")
+    thop_growth = thop_after / thop_before if thop_before and thop_after else None
     return Verification(
         baseline=before,
         scaled=after,
@@ -43,8 +39,24 @@ def check(
         tolerance=tolerance,
         thop_growth=thop_growth,
         changed=changed,
-        notes=tuple(_notes(plan, growth, thop_growth, before.macs, counts[0])),
+        notes=tuple(_notes(plan, after.macs / before.macs, thop_growth, before.macs, thop_before)),
     )
+
+
+def _measured(model: nn.Module, size: tuple[int, ...]) -> tuple[Cost, Any, int | None]:
+    """(cost, shapes of the outputs, MACs of the convolution and linear modules as thop counts them)."""
+    counted: list[float] = []
+
+    def profiled(module: nn.Module, image: torch.Tensor) -> None:
+        leaves = [m for m in module.modules() if not list(m.children())]
+        silent = {type(m): _THOP_ZERO for m in leaves if not isinstance(m, (_ConvNd, nn.Linear))}
+        counted.append(thop.profile(module, (image,), custom_ops=silent, verbose=False)[0])
+
+    try:
+        cost, outputs = run_once(model, size, profiled)
+    except ModelError:  # without the second opinion: if the model itself fails, this says so
+        cost, outputs = run_once(model, size)
+    return cost, _shapes(outputs), int(counted[0]) if counted else None
 
 
 def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop_count: int | None) -> list[str]:
@@ -73,38 +85,11 @@ def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop
     return notes
 
 
-def thop_macs(model: nn.Module, input_size: tuple[int, ...]) -> int | None:
-    """MACs of the convolution and linear modules as thop counts them, on a meta copy; None where thop cannot run it."""
-    module = meta_copy(model).eval()
-    leaves = [m for m in module.modules() if not list(m.children())]
-    silent = {type(m): _THOP_ZERO for m in leaves if not isinstance(m, (_ConvNd, nn.Linear))}
-    try:
-        total, _ = thop.profile(module, (example_input(module, input_size, batch=1),), custom_ops=silent, verbose=False)
-    except Exception:  # a second opinion may fail without harm; the absence is reported
-        return None
-    return int(total)
-
-
-def _same_outputs(baseline: nn.Module, scaled: nn.Module, plan: Plan) -> None:
-    before, after = (_outputs(m, s) for m, s in ((baseline, plan.baseline_size), (scaled, plan.input_size)))
-    if plan.baseline_size == plan.input_size and before != after:
-        raise ModelError(f"the scaled model returns {after} where the baseline returns {before}")
-    if _classes(before) != _classes(after):
-        raise ModelError(f"the scaled model returns {after} where the baseline returns {before}")
-
-
 def _classes(shapes: Any) -> Any:
     """What scaling may not change in nested output shapes: all but the sides of maps."""
     if isinstance(shapes, list):
         return [_classes(s) for s in shapes]
     return shapes[:2], len(shapes)
-
-
-def _outputs(model: nn.Module, size: tuple[int, ...]) -> Any:
-    module = meta_copy(model).eval()
-    with torch.no_grad():
-        result = module(example_input(module, size, batch=1))
-    return _shapes(result)
 
 
 def _shapes(result: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from nets import NetSpec, StageSpec
+from nets import NetSpec, StageSpec, output_layers
 from nets.layers import DropPath
 from torch import nn
 
@@ -29,6 +30,12 @@ class Authored:
     """What the plan repeats though it is no stage of the spec."""
 
 
+OPENING = {"project", "identity"}
+"""Shortcuts whose opening block keeps its projection where rounding happens to make its two widths equal."""
+APART = 960
+"""Added to a stage's width to keep it from equalling the width before; a multiple of everything that divides one."""
+
+
 def authored(spec: NetSpec, plan: cnnscale.Plan) -> Authored:
     """What the author would write for ``plan``: stages are matched in order, by block class and repeats."""
     rest, stages, missed, surplus = list(plan.stages), [], [], []
@@ -43,8 +50,32 @@ def authored(spec: NetSpec, plan: cnnscale.Plan) -> Authored:
             rest = rest[match + 1 :]
     surplus = [s for s in (*surplus, *rest) if s.new_repeats != s.repeats]
     container = "sequential" if spec.container.startswith("hand") else spec.container
-    scaled = replace(spec, stages=tuple(stages), size=plan.input_size, container=container)
+    stem_width, *widths = planned_widths(spec, plan)
+    scaled = replace(spec, size=plan.input_size, container=container, stem_width=stem_width)
+    scaled = replace(scaled, stages=tuple(opened(spec, scaled, stages, widths)))
     return Authored(scaled, tuple(missed), tuple(surplus))
+
+
+def planned_widths(spec: NetSpec, plan: cnnscale.Plan) -> list[int]:
+    """Output channels of the stem and of each stage after scaling."""
+    groups = {layer: group for group in plan.widths for layer in group.layers}
+    params = dict(spec.build(device="meta").named_parameters(remove_duplicate=False))
+
+    def width(layer: str) -> int:
+        before, group = params[f"{layer}.weight"].shape[0], groups.get(layer)
+        return before if group is None else before * group.after // group.before
+
+    return [sum(map(width, layers)) or spec.stem_width for layers in output_layers(spec)]
+
+
+def opened(spec: NetSpec, scaled: NetSpec, stages: list[StageSpec], widths: list[int]) -> Iterator[StageSpec]:
+    """The stages at their new widths; one that opened with a change of width still does."""
+    before, after = ((s.size[0] if s.stem == "none" else s.stem_width) for s in (spec, scaled))
+    for stage, width in zip(stages, widths, strict=True):
+        chosen = stage.shortcut in OPENING if stage.kind in FULLY_DROPPED - {"layer_scale"} else True
+        apart = chosen and before != stage.width and after == width
+        yield replace(stage, width=width + APART * apart)
+        before, after = stage.width, width + APART * apart
 
 
 def drop_rates(model: nn.Module) -> list[float]:

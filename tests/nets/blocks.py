@@ -82,7 +82,7 @@ class Basic(Residual):
         self.norm1, self.act1 = style.make_norm(cout), style.make_act(cout)
         self.conv2 = style.make_conv(cout, cout)
         self.norm2, self.act2 = style.make_norm(cout), style.make_act(cout)
-        self.se = style.make_excite(cout, cout // stage.se) if stage.se else None
+        self.se = style.make_excite(cout, cout, stage.se) if stage.se else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.act1(self.norm1(self.conv1(x)))
@@ -119,7 +119,7 @@ class Bottleneck(Residual):
         self.norm2, self.act2 = style.make_norm(middle), style.make_act(middle)
         self.conv3 = style.make_conv(middle, cout, 1)
         self.norm3, self.act3 = style.make_norm(cout), style.make_act(cout)
-        self.se = style.make_excite(cout, cout // stage.se) if stage.se else nn.Identity()
+        self.se = style.make_excite(cout, cout, stage.se) if stage.se else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.act1(self.norm1(self.conv1(x)))
@@ -139,7 +139,7 @@ class Inverted(Residual):
             layers += [Plain(cin, hidden, 1, pointwise(stage), style, 0.0)]
         layers += [style.make_conv(hidden, hidden, stage.kernel, stride=stride, groups=hidden), style.make_norm(hidden)]
         if stage.se:
-            layers += [style.make_excite(hidden, cin // stage.se)]
+            layers += [style.make_excite(hidden, cin, stage.se)]
         layers += [*conv_norm(style, hidden, cout)]
         self.body = nn.Sequential(*layers)
 

@@ -170,9 +170,11 @@ class Style:
             case name:
                 return getattr(F, name.removeprefix("F."))
 
-    def make_excite(self, channels: int, squeeze: int) -> nn.Module:
-        layer = LinearExcite if squeeze % 2 else SqueezeExcite
-        return layer(channels, max(1, squeeze), self.make_act(max(1, squeeze)))
+    def make_excite(self, channels: int, base: int, reduction: int) -> nn.Module:
+        """Squeeze-excitation of ``channels`` to ``base // reduction``: convolutions at 4 and 16, else linear."""
+        squeeze = max(1, base // reduction)
+        layer = SqueezeExcite if reduction in (4, 16) else LinearExcite
+        return layer(channels, squeeze, self.make_act(squeeze))
 
 
 def conv_norm(style: Style, cin: int, cout: int, kernel: int = 1, *, stride: int = 1) -> nn.Sequential:

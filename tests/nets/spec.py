@@ -63,6 +63,18 @@ class StageSpec(_Short):
         """Class name of what repeats."""
         return COMPOSITES.get(self.kind) or BLOCKS[self.kind].__name__
 
+    @property
+    def unit_count(self) -> int:
+        """How many modules :meth:`units` returns."""
+        if self.kind in COMPOSITES:
+            return 2 if self.kind.startswith("dense") else 1
+        return self.repeats + (self.kind == "layer_scale")
+
+    @property
+    def last_of_body(self) -> int:
+        """Where in an inverted block's body its last convolution is."""
+        return (1 if self.ratio != 1 else 0) + 2 + (1 if self.se else 0)
+
     def units(self, cin: int, style: Style, rates: Iterable[float]) -> list[nn.Module]:
         """The modules of this stage, in order."""
         drop = iter(rates)
@@ -118,6 +130,45 @@ class NetSpec(_Short):
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
             return Net(self)
+
+
+OUTPUTS = {
+    "plain": ("conv",),
+    "separable": ("pointwise",),
+    "basic": ("conv2",),
+    "preact": ("conv2",),
+    "bottleneck": ("conv3",),
+    "grouped": ("conv",),
+    "concat": ("branch1.conv", "branch3.1.conv", "branch_pool.conv"),
+    "split": ("branch2.3", "branch2.3"),
+    "layer_scale": ("pwconv2",),
+    "dense_dict": ("0",),
+    "dense_list": ("0",),
+    "csp": ("merge.conv",),
+    "gather": ("merge.conv",),
+}
+"""kind -> the layers of its last unit whose output channels add up to the stage's."""
+
+
+def output_layers(spec: NetSpec) -> list[list[str]]:
+    """Module paths of the layers that say how wide the stem and each stage are."""
+    forked = spec.fuse or spec.aux
+    units = [[nn.Identity() for _ in range(stage.unit_count)] for stage in spec.stages]
+    roots = {"early": units[:-1], "late": units[-1:]} if forked else {"stages": units}
+    flat = spec.container == "flat" and not forked
+    stem = {"none": 0, "pooled": 2, "blurred": 2, "patch": 2}.get(spec.stem, 1)
+    names = {
+        id(module): f"features.{stem + int(name)}" if flat else f"{root}.{name}"
+        for root, stages in roots.items()
+        for name, module in contain(spec.container, stages).named_modules()
+        if name
+    }
+    stem_layer = {"none": [], "patch": ["0"]}.get(spec.stem, ["0.conv"])
+    layers = [[f"features.{layer}" if flat else f"stem.{layer}" for layer in stem_layer]]
+    for stage, modules in zip(spec.stages, units, strict=True):
+        inner = OUTPUTS.get(stage.kind) or (f"body.{stage.last_of_body}",)
+        layers.append([f"{names[id(modules[-1])]}.{layer}" for layer in inner])
+    return layers
 
 
 class Refine(nn.Module):

@@ -69,7 +69,7 @@ def nets(draw: st.DrawFn) -> NetSpec:
         stage = draw(stage_specs(cin, stride))
         stages.append(stage)
         cin = stage.width
-    if container == "hand_flat" and sum(unit_count(stage) for stage in stages) > HandStage.LIMIT:
+    if container == "hand_flat" and sum(stage.unit_count for stage in stages) > HandStage.LIMIT:
         container = "hand"
     style = {
         "norm": draw(st.sampled_from(NORMS)),
@@ -94,9 +94,3 @@ def nets(draw: st.DrawFn) -> NetSpec:
         aux=forked == "aux",
         **style,
     )
-
-
-def unit_count(stage: StageSpec) -> int:
-    if stage.kind.startswith("dense"):
-        return 2
-    return 1 if stage.kind in COMPOSITES else stage.repeats + (stage.kind == "layer_scale")
