@@ -70,7 +70,7 @@ def _value(ctx: Context, trace: Trace, node: fx.Node, env: dict[fx.Node, Any]) -
         return None
     args, kwargs = _arguments((node.args, node.kwargs), env)
     if node.op == "call_module":
-        return _layer(ctx, trace.module, str(node.target), args, kwargs)
+        return _layer(ctx, trace.modules[str(node.target)], str(node.target), args, kwargs)
     if isinstance(node.target, type) and issubclass(node.target, tuple):  # a NamedTuple of outputs
         return (*args, *kwargs.values())
     name = operation_name(node.target)
@@ -104,8 +104,7 @@ def _attribute(ctx: Context, target: str) -> Any:
     return sym
 
 
-def _layer(ctx: Context, root: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    module = root.get_submodule(path)
+def _layer(ctx: Context, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     known = layer_rule(module)
     tensors = [*args, *kwargs.values()]
     if known is None or len(tensors) != 1 or not isinstance(tensors[0], Sym):

@@ -141,13 +141,13 @@ def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None
     layers = sum(_is_weighted(trace, n) for n in nodes)
-    cls = type(trace.module.get_submodule(modules[0])).__qualname__
+    cls = type(trace.modules[modules[0]]).__qualname__
     return Block(modules, start, stop, inputs, output, cls, layers) if layers else None
 
 
 def _is_weighted(trace: Trace, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(trace.module.get_submodule(str(node.target)), (_ConvNd, nn.Linear))
+        return isinstance(trace.modules[str(node.target)], (_ConvNd, nn.Linear))
     return node.op == "call_function" and operation_name(node.target) in ("conv1d", "conv2d", "conv3d", "linear")
 
 
@@ -275,7 +275,7 @@ def _signature(trace: Trace, block: Block) -> tuple[object, ...]:
     parts: list[object] = [block.cls]
     for node in trace.nodes[block.start : block.stop]:
         if node.op == "call_module":
-            module = trace.module.get_submodule(str(node.target))
+            module = trace.modules[str(node.target)]
             parts.append((type(module), getattr(module, "kernel_size", None), getattr(module, "dilation", None)))
     return tuple(parts)
 
@@ -311,8 +311,8 @@ def _units(trace: Trace) -> Iterator[Block]:
 
 
 def _opens(trace: Trace, path: str) -> bool:
-    parent = trace.module.get_submodule(path.rpartition(".")[0])
-    return isinstance(trace.module.get_submodule(path), _ConvNd) and type(parent) is nn.Sequential
+    parent = trace.modules[path.rpartition(".")[0]]
+    return isinstance(trace.modules[path], _ConvNd) and type(parent) is nn.Sequential
 
 
 def _continues(trace: Trace, before: fx.Node, node: fx.Node, paths: list[str]) -> bool:
@@ -324,5 +324,5 @@ def _continues(trace: Trace, before: fx.Node, node: fx.Node, paths: list[str]) -
         and len(before.users) == 1
         and not _is_weighted(trace, node)
         and shape(node) == shape(before)
-        and not isinstance(trace.module.get_submodule(path), (nn.MaxPool2d, nn.AvgPool2d))
+        and not isinstance(trace.modules[path], (nn.MaxPool2d, nn.AvgPool2d))
     )

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,6 +97,11 @@ class Trace:
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
     input_size: tuple[int, ...]
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module by its path; shared ones under each of theirs."""
+        return dict(self.module.named_modules(remove_duplicate=False))
 
 
 def is_leaf(module: nn.Module) -> bool:

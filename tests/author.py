@@ -69,13 +69,18 @@ def planned_widths(spec: NetSpec, plan: cnnscale.Plan) -> list[int]:
 
 
 def opened(spec: NetSpec, scaled: NetSpec, stages: list[StageSpec], widths: list[int]) -> Iterator[StageSpec]:
-    """The stages at their new widths; one that opened with a change of width still does."""
+    """The stages at their new widths, save that those which open with a projection still do."""
     before, after = ((s.size[0] if s.stem == "none" else s.stem_width) for s in (spec, scaled))
+    shift = 0  # what has been added to the width before
     for stage, width in zip(stages, widths, strict=True):
-        chosen = stage.shortcut in OPENING if stage.kind in FULLY_DROPPED - {"layer_scale"} else True
-        apart = chosen and before != stage.width and after == width
-        yield replace(stage, width=width + APART * apart)
-        before, after = stage.width, width + APART * apart
+        equal = after == width
+        opens = stage.kind not in FULLY_DROPPED or stage.kind == "layer_scale" or stage.shortcut in OPENING
+        if not equal:
+            shift = 0
+        elif opens and before != stage.width:
+            shift += APART
+        yield replace(stage, width=width + shift)
+        before, after = stage.width, width
 
 
 def drop_rates(model: nn.Module) -> list[float]:

@@ -1,7 +1,7 @@
 """Hypothesis profiles, and one thread: tests run side by side.
 
 ``CNNSCALE_PROFILE=default``    300 nets over all law tests, the same ones every time
-``CNNSCALE_PROFILE=campaign``   10,000 nets, different ones every time (see CONTRIBUTING or the Makefile)
+``CNNSCALE_PROFILE=campaign``   10,000 nets, different ones every time (``make campaign``)
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ NAMES = [n for n in zoo.list_models(module=zoo) if not n.startswith(TRANSFORMERS
 OFF_TARGET: dict[str, str] = {}
 """Nets which cannot grow by 2 within 3 %, and why."""
 
-FEW_CHANGED: dict[str, str] = {}
-"""Nets of whose weights less than 95 % change, and why."""
+NARROW = ("densenet", "efficientnet", "mnasnet", "mobilenet", "regnet_x_400mf", "shufflenet_v2_x0_5")
+"""Nets of whose weights less than 95 % may change: their narrow widths times 1.1 round back to themselves (16, 24 and a
+growth rate of 32 are nearest to 17.6, 26.4 and 35.2). Rounded to whole channels, theirs change as well."""
 
 PIXELS = {"inception_v3": (299, 299)}
 """Baseline input sizes other than torchvision's usual 224."""
@@ -88,8 +89,10 @@ def test_scaled_nets_run_cost_twice_and_change(net):
     assert scaling.form == "module"
     low, high = changed_bounds(net.baseline, net.result)
     assert low - 1e-9 <= scaling.verification.changed <= high + 1e-9
-    enough = scaling.verification.changed >= 0.95
-    assert enough == (net.name not in FEW_CHANGED), scaling.verification.changed
+    if scaling.verification.changed < 0.95:
+        assert net.name.startswith(NARROW), scaling.verification.changed
+        finer, _ = scaled(on_meta(net.name), 1, input_size=base_size(net.name), divisor=1)
+        assert finer.scaling.verification.changed >= 0.95
 
 
 def test_scaled_nets_train_one_step(net):
@@ -105,4 +108,4 @@ def test_scaled_nets_train_one_step(net):
 
 def test_the_zoo_is_whole():
     assert len(NAMES) == 68
-    assert set(OFF_TARGET) | set(FEW_CHANGED) | set(PIXELS) <= set(NAMES)
+    assert set(OFF_TARGET) | set(PIXELS) <= set(NAMES)
