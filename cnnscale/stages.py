@@ -8,7 +8,8 @@ order:
 2. single blocks of a class that (1) accepted, or that occurs at least twice;
 3. ``dense`` stages, where every block reads all earlier outputs, ``growing`` ones, where it appends to its input, and
    ``gathered`` chains, whose outputs are all concatenated at the end;
-4. plain stacks of layers in a Sequential (convolution, norm, activation), where two equal ones follow each other.
+4. plain stacks: modules of one convolution that are alike, and layers side by side in a Sequential (convolution, norm,
+   activation), where two equal ones follow each other.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def find_stages(trace: Trace) -> list[Site]:
     chains = [s for s in candidates if len(s.blocks) > 1 and s.template.layers > 1]
     accepted = _outermost(s for s in chains if not any(_holds(b, chains) for b in s.blocks))
     accepted += _singles(candidates, chains, accepted)
-    chains = [s for s in candidates if s.template.layers == 1 and s.kind == "chain"]
+    chains = _outside((s for s in candidates if s.template.layers == 1 and s.kind == "chain"), accepted)
+    accepted += [Site(s.blocks, "stack") for s in chains if len(s.blocks) > 1 and _alike(trace, s)]
     flat = [s for run in _flat_runs(trace) for s in _split(run)]
     accepted += _stacks(trace, _outside(chains + flat, accepted))
     return sorted(accepted, key=lambda site: site.blocks[0].start)
@@ -257,6 +259,11 @@ def _stacks(trace: Trace, units: list[Site]) -> list[Site]:
         if a.keeps_shape and b.keeps_shape and _signature(trace, a) == _signature(trace, b)
     } | {_signature(trace, s.template) for s in units for o in units if s is not o and _same_conv(trace, s, o)}
     return [Site(s.blocks, "stack") for s in units if _signature(trace, s.template) in proven]
+
+
+def _alike(trace: Trace, site: Site) -> bool:
+    """Whether all blocks of a site are the same layers, their widths and strides aside."""
+    return len({_signature(trace, block) for block in site.blocks}) == 1
 
 
 def _same_conv(trace: Trace, one: Site, other: Site) -> bool:

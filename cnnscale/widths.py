@@ -191,8 +191,7 @@ def _choice(group: Group, width: float, values: Values, divisor: int, round_limi
         return Choice(group, now, unit * now, f"pinned by {pin!r}")
     if group.derived is not None and group.base is not None:
         base = group.base.at(values)
-        wanted = group.derived.width(base) if unit == 1 else group.derived.wanted(base)
-        value = max(1, round(wanted / unit))
+        value = max(1, round(group.derived.width(base) / unit))
         return Choice(group, value, group.derived.wanted(base), str(group.derived) + _of(unit))
     if group.whole is not None:
         whole = group.whole.at(values)

@@ -9,6 +9,7 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import hypothesis
@@ -140,10 +141,12 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def record(model: nn.Module, size: tuple[int, ...]) -> _Recorder:
+def record(model: nn.Module, size: tuple[int, ...], *modes: TorchDispatchMode) -> _Recorder:
     """Run one image through a copy of the model in eval mode, on the meta device."""
     probe, images, recorder = meta_copy(model).eval(), torch.empty(1, *size, device="meta"), _Recorder()
-    with torch.no_grad(), recorder:
+    with torch.no_grad(), ExitStack() as stack:
+        for mode in (*modes, recorder):
+            stack.enter_context(mode)
         probe(images)
     return recorder
 
@@ -168,11 +171,9 @@ def structure(model: nn.Module) -> list[tuple[Any, ...]]:
 
 def count(model: nn.Module, size: tuple[int, ...]) -> tuple[int, int, int]:
     """MACs, params and activations of one image, counted without cnnscale."""
-    probe = meta_copy(model).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        probe(torch.empty(1, *size, device="meta"))
-    params = sum(p.numel() for p in model.parameters())
-    return counter.get_total_flops() // 2, params, record(model, size).activations
+    counter = FlopCounterMode(display=False)
+    activations = record(model, size, counter).activations
+    return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()), activations
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

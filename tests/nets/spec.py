@@ -38,6 +38,10 @@ class _Short:
         shown = (f for f in fields(self) if getattr(self, f.name) != f.default)  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis prints."""
+        printer.text(repr(self))
+
 
 @dataclass(frozen=True, repr=False)
 class StageSpec(_Short):
