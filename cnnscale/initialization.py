@@ -83,10 +83,11 @@ def _value(
     with torch.no_grad():
         unchanged = like.shape == value.shape
         statistic = isinstance(place.baseline, _NormBase) and place.name in _STATISTICS
-        constant = not isinstance(like, nn.Parameter) and not statistic
-        kept = unchanged and not copied and (weights == "inherit" or constant)
-        if kept or not value.is_floating_point():
-            _copy_overlap(value, like)
+        buffer = not isinstance(like, nn.Parameter) and not statistic
+        if unchanged and not copied and (weights == "inherit" or buffer):
+            value.copy_(like)
+        elif buffer or not (statistic or value.is_floating_point()):
+            _tile(value, like)
         elif statistic:
             value.fill_(1.0 if place.name == "running_var" else 0.0)
         else:
@@ -94,6 +95,13 @@ def _value(
             if weights == "inherit" and not copied:
                 _copy_overlap(value, like)
     return value
+
+
+def _tile(value: torch.Tensor, like: torch.Tensor) -> None:
+    """A buffer is no weight (the kernel of a blur, one row per channel): its rows are repeated, never drawn."""
+    for dim, size in enumerate(value.shape):
+        like = like.index_select(dim, torch.arange(size, device=like.device) % like.shape[dim])
+    value.copy_(like)
 
 
 def _copy_overlap(value: torch.Tensor, like: torch.Tensor) -> None:

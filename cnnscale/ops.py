@@ -172,7 +172,9 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
         elif isinstance(i, slice):
             shape.append(sliced(ctx, next(dims), i))
         elif is_size(i):
-            ctx.constant(next(dims), "it is indexed by a number")
+            dim = next(dims)
+            if today_of(i) not in (0, -1):  # the first and the last there always are
+                ctx.constant(dim, "it is indexed by a number")
         else:
             unknown(ctx, x)
     return Sym(tuple(shape))
@@ -532,6 +534,13 @@ def convolution(
     return result
 
 
+def owner(ctx: Context, weight: Sym) -> str:
+    """The module whose parameter a computed weight comes from (weight standardisation), else the node's name."""
+    single = weight.shape[0].single()
+    tensor = single[1].name.rpartition(":")[0] if single is not None else ""
+    return tensor.rpartition(".")[0] if tensor in ctx.tensors and "." in tensor else ctx.node.name
+
+
 def depthwise(channels: Poly, inner: Poly, groups: int) -> bool:
     return groups > 1 and groups == channels.hint and inner.hint == 1
 
@@ -558,7 +567,7 @@ def conv(
     groups: Any = 1,
 ) -> Sym:
     _follow(ctx, input, weight, groups)
-    return convolution(ctx, ctx.node.name, input, weight, bias, stride, padding, dilation, groups)
+    return convolution(ctx, owner(ctx, weight), input, weight, bias, stride, padding, dilation, groups)
 
 
 def _follow(ctx: Context, x: Sym, weight: Sym, groups: Any) -> None:
@@ -618,12 +627,12 @@ def conv_transpose(
     dilation: Any = 1,
 ) -> Sym:
     _follow(ctx, input, weight, groups)
-    return transposed(ctx, ctx.node.name, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return transposed(ctx, owner(ctx, weight), input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 @rule("linear")
 def linear_function(ctx: Context, input: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
-    return linear(ctx, ctx.node.name, input, weight, bias)
+    return linear(ctx, owner(ctx, weight), input, weight, bias)
 
 
 def linear(ctx: Context, name: str, x: Sym, weight: Sym, bias: Sym | None) -> Sym:

@@ -231,9 +231,7 @@ def _singles(candidates: list[Site], chains: list[Site], accepted: list[Site]) -
     singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
     lone = [s for s in singles if not _is_wrapper(s.template, candidates, chains)]
     twice = {cls for cls, times in Counter(s.template.cls for s in lone).items() if times > 1} - {"Sequential"}
-    return _outermost(
-        s for s in _outside(lone, accepted) if s.template.cls in known or (s.template.cls in twice and not known)
-    )
+    return _outermost(s for s in _outside(lone, accepted) if s.template.cls in known | twice)
 
 
 def _is_wrapper(block: Block, candidates: list[Site], chains: list[Site]) -> bool:

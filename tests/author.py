@@ -43,7 +43,8 @@ def authored(spec: NetSpec, plan: cnnscale.Plan) -> Authored:
         match = next((i for i, s in enumerate(rest) if (s.block, s.repeats) == (stage.block, stage.repeats)), None)
         if match is None:
             stages.append(stage)
-            missed += [stage] if stage.repeats > 1 or stage.kind not in LONE else []
+            seen_once = sum(other.kind == stage.kind for other in spec.stages) == 1  # nothing shows that it repeats
+            missed += [stage] if stage.repeats > 1 or not (stage.kind in LONE or seen_once) else []
         else:
             stages.append(replace(stage, repeats=rest[match].new_repeats))
             surplus += rest[:match]
