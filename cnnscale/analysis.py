@@ -18,7 +18,11 @@ from .surgery import Origin
 from .symbolic import Poly
 from .tracing import Trace
 
-__all__ = ["Analysis", "Stage"]
+__all__ = ["COPY", "Analysis", "Stage"]
+
+
+COPY = " (copy)"
+"""Marks the path of a layer that the baseline does not have: it belongs to a block made for a single-block stage."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Analysis:
     def baseline_path(self, path: str) -> str:
         """The module path a user knows for a path of the extended baseline."""
         origin = self.origins.get(path, Origin(path, 0))
-        return origin.path if origin.copy == 0 else f"{origin.path} (copy)"
+        return origin.path if origin.copy == 0 else f"{origin.path}{COPY}"
 
     def blocks(self) -> Iterator[tuple[int, int, Block]]:
         """(stage number, position, block) of every block."""

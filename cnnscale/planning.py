@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from .analysis import Analysis, Stage
+from .analysis import COPY, Analysis, Stage
 from .coefficients import Coefficients, Multipliers
 from .costs import CostModel, side_values, sizes
 from .errors import ModelError, UsageError, WidthError
@@ -236,7 +236,7 @@ class Planner:
         group = choice.group
         return Width(
             name=group.name,
-            layers=tuple(map(self.analysis.baseline_path, group.layers)),
+            layers=tuple(p for p in map(self.analysis.baseline_path, group.layers) if not p.endswith(COPY)),
             before=group.width,
             wanted=choice.wanted,
             after=choice.value * group.unit,

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .analysis import Analysis
+from .analysis import COPY, Analysis
 from .derivation import Base, Derived, Member, derive
 from .errors import UsageError, WidthError
 from .rounding import round_channels
@@ -238,7 +238,7 @@ def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]
 
 
 def _plain(analysis: Analysis, path: str) -> str:
-    return analysis.baseline_path(path).removesuffix(" (copy)")
+    return analysis.baseline_path(path).removesuffix(COPY)
 
 
 def _clash(analysis: Analysis, pinned: str, other: str, poly: Poly) -> str:
