@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["Candidate", "Growth", "Space", "fit"]
 
 _STEPS = 20  # bisection steps: 1e-5 of an exponent, finer than any rounding rule
 _REACH = 4.0  # how far beyond phi the exponent may go
 _WIDTHS = 6  # width exponents tried between the one found and phi
+_DEPTHS = 4  # depth exponents tried below the one found, where the widths do not move
 _CHANGED = 0.95  # share of the weights that should move
 _STILL = 0.15  # the detour, in log units, that this is worth
 
@@ -45,8 +46,8 @@ class Space:
     """(exponent of depth, exponent of width) -> growth."""
     sides: Callable[[float], Sides]
     """Exponent of resolution -> the formula's sides."""
-    logs: tuple[float, float]
-    """log(beta), log(gamma): a unit of the exponent in width and in resolution."""
+    logs: tuple[float, float, float]
+    """log(beta), log(gamma), log(alpha): a unit of the exponent in width, in resolution and in depth."""
     fixed: bool = False
     """Whether the sides are given and stay."""
 
@@ -60,25 +61,44 @@ class Candidate:
     sides: Sides
     growth: float
     detour: float = field(compare=False)
-    """Distance from the compound direction, in log units of width and resolution."""
+    """Distance from the compound direction, in log units of the multipliers."""
 
 
 def fit(space: Space, phi: float, target: float, tolerance: float) -> Candidate:
     """The candidate whose growth is nearest to ``target``, as long as it stays near the compound direction."""
     candidates = list(_candidates(space, phi, target))
-    good = [c for c in candidates if abs(c.growth / target - 1) <= tolerance]
-    if not good:
-        candidates += _further(space, phi, target, candidates) if phi else []
-        good = [c for c in candidates if abs(c.growth / target - 1) <= tolerance]
+    good = _within(candidates, target, tolerance)
+    if phi and not any(_moves(space, c) and not _turns_back(space, c, phi) for c in good):
+        candidates += _wider(space, phi, target, candidates)
+        good = _within(candidates, target, tolerance)
+    if phi and not good:
+        candidates += _further(space, phi, target, candidates)
+        good = _within(candidates, target, tolerance)
     if not good:
         return min(candidates, key=lambda c: _miss(c, target))
     return min(good, key=lambda c: _score(space, c, phi, target))
 
 
+def _within(candidates: list[Candidate], target: float, tolerance: float) -> list[Candidate]:
+    return [c for c in candidates if abs(c.growth / target - 1) <= tolerance]
+
+
+def _moves(space: Space, candidate: Candidate) -> bool:
+    """Whether nearly all weights change: none of the widths is rounded back to the baseline's."""
+    return space.growth(candidate.depth, candidate.width).changed() >= _CHANGED
+
+
+def _turns_back(space: Space, candidate: Candidate, phi: float) -> bool:
+    """Whether the image shrinks where the network grows, or grows where it shrinks."""
+    return (candidate.sides[-1] - space.sides(0.0)[-1]) * phi < 0
+
+
 def _score(space: Space, candidate: Candidate, phi: float, target: float) -> float:
-    still = max(0.0, _CHANGED - space.growth(candidate.depth, candidate.width).changed()) if phi else 0.0
-    backwards = (candidate.sides[-1] - space.sides(0.0)[-1]) * phi < 0
-    return candidate.detour + 3 * _miss(candidate, target) + still / 2 + _STILL * (still > 0) + backwards
+    still = phi != 0 and not _moves(space, candidate)
+    rest = max(0.0, _CHANGED - space.growth(candidate.depth, candidate.width).changed()) if still else 0.0
+    return (
+        candidate.detour + 3 * _miss(candidate, target) + _STILL * still + rest / 2 + _turns_back(space, candidate, phi)
+    )
 
 
 def _miss(candidate: Candidate, target: float) -> float:
@@ -93,6 +113,22 @@ def _candidates(space: Space, phi: float, target: float) -> Iterator[Candidate]:
         widths = [rest, rest - 1e-4, *(rest + (phi - rest) * i / _WIDTHS for i in range(1, _WIDTHS + 1))]
         for width in widths:
             yield _pixels(space, depth, width, rest, target)
+
+
+def _wider(space: Space, phi: float, target: float, tried: list[Candidate]) -> list[Candidate]:
+    """For the depths tried and some below, the least width that moves nearly all weights, up to where the image would
+    have to turn back."""
+    if phi < 0:
+        return []
+    made = []
+    still, most = space.sides(0.0), max(c.depth for c in tried)
+    for depth in dict.fromkeys([c.depth for c in tried] + [most * i / _DEPTHS for i in range(1, _DEPTHS)]):
+        rest = _bisect(lambda t, d=depth: space.growth(d, t).at(space.sides(t)), target, 0.0, phi + _REACH)  # type: ignore[misc]
+        limit = _bisect(lambda t, d=depth: space.growth(d, t).at(still), target, rest, phi + _REACH)  # type: ignore[misc]
+        width = _bisect(lambda t, d=depth: space.growth(d, t).changed(), _CHANGED, rest, limit)  # type: ignore[misc]
+        candidate = _pixels(space, depth, width, rest, target)
+        made.append(replace(candidate, detour=candidate.detour + space.logs[2] * (most - depth)))
+    return made
 
 
 def _further(space: Space, phi: float, target: float, tried: list[Candidate]) -> list[Candidate]:

@@ -163,7 +163,7 @@ class Planner:
                 by_numbers[key] = self._growth(values, repeats)
             return by_numbers[key]
 
-        logs = (math.log(coefficients.beta), math.log(coefficients.gamma))
+        logs = (math.log(coefficients.beta), math.log(coefficients.gamma), math.log(coefficients.alpha))
         space = Space(
             growth,
             lambda t: request.sides or self.sides(coefficients.at(t).resolution),
