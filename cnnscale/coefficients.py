@@ -32,7 +32,7 @@ class Multipliers:
     def __post_init__(self) -> None:
         for name in ("depth", "width", "resolution"):
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
+            if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
                 raise UsageError(f"{name} multiplier must be a positive number, got {value!r}")
 
     @property
@@ -58,7 +58,7 @@ class Coefficients:
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
-            if not 1 <= value < float("inf"):
+            if not (isinstance(value, (int, float)) and 1 <= value < float("inf")):
                 raise UsageError(f"{name} must be at least 1 (paper, equation 3), got {value!r}")
 
     def at(self, phi: float) -> Multipliers:

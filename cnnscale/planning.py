@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from .analysis import COPY, Analysis, Stage
@@ -33,7 +33,7 @@ class Request:
     coefficients: Coefficients
     multipliers: Multipliers
     sides: tuple[int, ...] | None
-    """Sides of the scaled input, where given outright."""
+    """Sides of the scaled input, where given outright; a single one is all of them."""
     options: Options
 
 
@@ -143,9 +143,23 @@ class Planner:
             raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
 
     def plan(self, request: Request) -> Plan:
-        """The plan for a request."""
+        """The plan for a request.
+
+        Raises:
+            UsageError: a pattern matches nothing, or the sides given are more or fewer than the input has.
+            WidthError: the input size does not fit the model, or pinned and widened channels meet.
+        """
+        request = replace(request, sides=self._given(request))
         draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
         return self._plan(request, draft)
+
+    def _given(self, request: Request) -> tuple[int, ...] | None:
+        rank = len(self.analysis.input_size) - 1
+        if request.sides is None or len(request.sides) == rank:
+            return request.sides
+        if len(request.sides) == 1:
+            return request.sides * rank
+        raise UsageError(f"image_size {request.sides} has {len(request.sides)} sides, the model's input {rank}")
 
     def _fitted(self, request: Request) -> Draft:
         assert request.phi is not None

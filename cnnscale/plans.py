@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .coefficients import Coefficients, Multipliers
 from .errors import PlanError
@@ -78,13 +78,13 @@ class Fixed(_Record):
 class Options(_Record):
     """The options of :func:`cnnscale.scale` which shaped a plan."""
 
-    divisor: int = 8
-    round_limit: float = 0.9
+    divisor: int = Field(8, ge=1, strict=True)
+    round_limit: float = Field(0.9, ge=0, le=1, strict=True)
     depth_rounding: Literal["ceil", "round", "floor"] = "ceil"
     pin: tuple[str, ...] = ()
     pin_depth: tuple[str, ...] = ()
     fit: bool = False
-    tolerance: float = 0.03
+    tolerance: float = Field(0.03, gt=0, strict=True)
 
 
 class Plan(_Record):

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -84,7 +85,7 @@ def scale(
         WidthError: pinned and widened channels meet, or the input size does not fit.
         GrowthError: with ``strict``, the growth is out of tolerance.
     """
-    _checked_weights(weights)
+    _checked_weights(weights, seed)
     request = _request(
         phi,
         depth,
@@ -151,7 +152,7 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
     Raises:
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
-    _checked_weights(weights)
+    _checked_weights(weights, seed)
     if plan.fingerprint != fingerprint(model):
         raise PlanError(
             f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
@@ -202,16 +203,16 @@ def _request(
         raise UsageError(f"give phi or multipliers, not both: phi={phi!r} and {', '.join(given)}")
     if phi is None and not given and image_size is None:
         raise UsageError("give phi (compound scaling), or some of depth, width, resolution and image_size")
-    if phi is not None and not -30 < phi < 30:
+    if phi is not None and not (_is_a(Real, phi) and -30 < phi < 30):
         raise UsageError(f"phi must be a number between -30 and 30, got {phi!r}")
+    if not _is_a(Coefficients, coefficients):
+        raise UsageError(
+            f"coefficients must be cnnscale.Coefficients(alpha=..., beta=..., gamma=...), got {coefficients!r}"
+        )
     if fit and phi is None:
         raise UsageError("fit=True needs phi: explicit multipliers have no target to fit")
     if resolution is not None and image_size is not None:
         raise UsageError("give resolution or image_size, not both")
-    if divisor < 1 or not 0 <= round_limit <= 1 or not tolerance > 0:
-        raise UsageError(
-            f"need divisor >= 1, 0 <= round_limit <= 1 and tolerance > 0, got {divisor}, {round_limit}, {tolerance}"
-        )
     multipliers = coefficients.at(phi) if phi is not None else Multipliers(**(dict.fromkeys(wanted, 1.0) | given))
     options = _options(
         divisor=divisor,
@@ -245,15 +246,25 @@ def _patterns(value: Sequence[str], name: str) -> tuple[str, ...]:
 def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
     if image_size is None:
         return None
-    sides: tuple[Any, ...] = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if not all(isinstance(side, int) and side > 0 for side in sides):
+    sides: Any = (image_size,) if isinstance(image_size, int) else image_size
+    if not _are_sides(sides):
         raise UsageError(f"image_size must be a positive int or (H, W), got {image_size!r}")
-    return sides
+    return tuple(sides)
 
 
-def _checked_weights(weights: str) -> None:
+def _are_sides(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) > 0 and all(isinstance(v, int) and v > 0 for v in value)
+
+
+def _is_a(cls: type, value: object) -> bool:
+    return isinstance(value, cls)
+
+
+def _checked_weights(weights: str, seed: int | None) -> None:
     if weights not in ("fresh", "inherit"):
         raise UsageError(f"weights must be 'fresh' or 'inherit', got {weights!r}")
+    if seed is not None and not _is_a(int, seed):
+        raise UsageError(f"seed must be an int, got {seed!r}")
 
 
 def _analysis(model: nn.Module, input_size: tuple[int, ...] | None) -> Analysis:
@@ -261,7 +272,10 @@ def _analysis(model: nn.Module, input_size: tuple[int, ...] | None) -> Analysis:
         raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
     if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
-    return analyse(model, input_size or _own_input_size(model))
+    size = _own_input_size(model) if input_size is None else input_size
+    if not _are_sides(size):
+        raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
+    return analyse(model, tuple(size))
 
 
 def _own_input_size(model: nn.Module) -> tuple[int, ...]:
