@@ -9,7 +9,7 @@ submodule at a time and tracing which change makes the input reach a sum.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,7 +26,7 @@ from .shapes import Context
 from .stages import Block, is_sum, shape
 from .surgery import resize
 from .symbolic import Values
-from .tracing import meta_copy, trace
+from .tracing import Trace, meta_copy, trace
 from .widths import groups
 
 __all__ = ["Opening", "openings", "residual_flags"]
@@ -64,12 +64,22 @@ def _open(analysis: Analysis, block: Block, donor: Block | None, rules: Rules) -
     except CnnScaleError as error:
         return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
     pattern = root.get_submodule(donor.path) if donor is not None and len(modules) == 1 else None
-    verdicts = [(variant, _keeps_shape(variant, shape(block.output)[1:])) for variant in _variants(whole, pattern)]
-    fitting = [(variant, reaches) for variant, reaches in verdicts if reaches is not None]
-    if not fitting:
+    best = _best(_variants(whole, pattern), shape(block.output)[1:])
+    if best is None:
         return Opening(block, obstacle="its single block changes the shape, and no variant of its class keeps it")
-    best = next((variant for variant, reaches in fitting if reaches), fitting[0][0])
     return Opening(block, (best,) if len(modules) == 1 else tuple(best.children()))
+
+
+def _best(variants: Iterable[nn.Module], size: tuple[int, ...]) -> nn.Module | None:
+    """The first variant whose input reaches a sum; where none does, the first that keeps the shape."""
+    fitting = None
+    for variant in variants:
+        reaches = _keeps_shape(variant, size)
+        if reaches:
+            return variant
+        if reaches is not None and fitting is None:
+            fitting = variant
+    return fitting
 
 
 def _unstride(module: nn.Module) -> None:
@@ -92,7 +102,8 @@ def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
     channels = local.equations.atom("in", before[0], is_width=True)
     values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, channels)}, free=True)
     output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
-    assert isinstance(output, fx.Node)  # a block has one output
+    if not isinstance(output, fx.Node):
+        raise CnnScaleError("alone, it has several outputs")
     result = values[output]
     numbers: Values = {}
     for poly in (channels, result.shape[1]):
@@ -127,9 +138,12 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
 
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
-    """Candidates in order of trust: as the donor has it, as it is, one plain attribute flipped, one child gone."""
+    """Candidates in order of trust: with the donor's flags and nothing that it lacks gone, one child, or all of them;
+    as it is; one plain attribute flipped; one child gone."""
     if donor is not None:
-        yield _like(module, donor)
+        absent = _absent(module, donor)
+        for gone in ([], *([name] for name in absent if len(absent) > 1), absent):
+            yield _like(module, donor, gone)
     yield module
     for name, value in vars(module).items():
         if isinstance(value, bool) and name != "training":
@@ -149,8 +163,19 @@ def _layers(module: nn.Module) -> int:
     return sum(isinstance(m, (_ConvNd, nn.Linear)) for m in module.modules())
 
 
-def _like(module: nn.Module, donor: nn.Module) -> nn.Module:
-    """``module`` with the donor's flags, strides and absent submodules."""
+def _absent(module: nn.Module, donor: nn.Module) -> list[str]:
+    """The children with parameters which the donor has empty."""
+    return [
+        name
+        for name, child in module.named_children()
+        if any(True for _ in child.parameters())
+        and (name in donor._modules or vars(donor).get(name, 0) is None)
+        and not any(True for _ in (donor._modules.get(name) or nn.Identity()).parameters())
+    ]
+
+
+def _like(module: nn.Module, donor: nn.Module, gone: Iterable[str]) -> nn.Module:
+    """``module`` with the donor's flags and strides, and what it has in the place of the children ``gone``."""
     variant = copy.deepcopy(module)
     for name, value in vars(donor).items():
         mine = vars(variant).get(name)
@@ -158,13 +183,10 @@ def _like(module: nn.Module, donor: nn.Module) -> nn.Module:
         stride = value in (1, (1, 1)) and not isinstance(value, bool) and isinstance(mine, (int, tuple, list))
         if flag or (stride and not isinstance(mine, bool)):
             setattr(variant, name, copy.copy(value))
-    for name, child in donor._modules.items():
-        mine = variant._modules.get(name)
-        empty = child is None or not any(True for _ in child.parameters())
-        if mine is not None and empty and any(True for _ in mine.parameters()):
-            variant._modules[name] = copy.deepcopy(child)
-    for name in set(variant._modules) - set(donor._modules):
-        if vars(donor).get(name, 0) is None:
+    for name in gone:
+        if name in donor._modules:
+            variant._modules[name] = copy.deepcopy(donor._modules[name])
+        else:
             del variant._modules[name]
             setattr(variant, name, None)
     return variant
@@ -187,13 +209,32 @@ def residual_flags(module: nn.Module, donor: nn.Module, size: tuple[int, ...]) -
 
 
 def _keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
-    """None if the module does not map ``size`` to itself; else whether its input reaches a sum unchanged."""
+    """None if the module does not map ``size`` to itself, or leaves a parameter unread; else whether its input reaches
+    a sum unchanged."""
     try:
         traced = trace(module, size)
     except CnnScaleError:
         return None
     output = next(n for n in reversed(traced.nodes) if n.op == "output").args[0]
     value = output.meta["val"] if isinstance(output, fx.Node) else None
-    if not isinstance(value, torch.Tensor) or tuple(value.shape[1:]) != tuple(size):
+    if not isinstance(value, torch.Tensor) or tuple(value.shape[1:]) != tuple(size) or not _reads_all(traced):
         return None
-    return any(map(is_sum, traced.nodes[0].users))
+    return _is_summed(traced, traced.nodes[0])
+
+
+def _reads_all(traced: Trace) -> bool:
+    read = {str(node.target) for node in traced.nodes if node.op in ("call_module", "get_attr")}
+    return all(name in read or name.rpartition(".")[0] in read for name, _ in traced.module.named_parameters())
+
+
+def _is_summed(traced: Trace, node: fx.Node) -> bool:
+    """Whether a node's value reaches a sum unchanged, that is directly or by way of an Identity."""
+    return any(
+        is_sum(user)
+        or (
+            user.op == "call_module"
+            and type(traced.modules[str(user.target)]) is nn.Identity
+            and _is_summed(traced, user)
+        )
+        for user in node.users
+    )

@@ -386,17 +386,16 @@ def chunk(ctx: Context, x: Sym, chunks: int, dim: int = 0) -> tuple[Sym, ...]:
 
 @rule("split", "split_with_sizes")
 def split(ctx: Context, x: Sym, split_size: Any, dim: int = 0) -> tuple[Sym, ...]:
-    whole = x.shape[dim]
-    if not ctx.is_channel(whole):
-        return parts_of_today(ctx, x, dim)
+    whole, count = x.shape[dim], len(ctx.node.meta["val"])
     if isinstance(split_size, (tuple, list)):
-        parts = [cut(ctx, s, whole) for s in split_size]
+        parts = [cut(ctx, s, whole) if ctx.is_channel(whole) else as_poly(s) for s in split_size]
         ctx.equate(whole, sum(parts[1:], parts[0]))
         return tuple(replaced(x, dim, p) for p in parts)
+    if not ctx.is_channel(whole):
+        return pieces(x, dim, as_poly(split_size), count)
     if whole.hint % today_of(split_size):
         ctx.constant(whole, "it is split into unequal parts")
         return parts_of_today(ctx, x, dim)
-    count = whole.hint // today_of(split_size)
     part = ctx.literal(split_size, ctx.quotient(whole, count))
     return (replaced(x, dim, part),) * count
 

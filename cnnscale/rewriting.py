@@ -12,7 +12,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -28,6 +28,9 @@ from .symbolic import Values
 from .tracing import Trace, describe, meta_copy, trace
 
 __all__ = ["Rebuilt", "rebuild"]
+
+Undo: TypeAlias = Callable[[], None]
+"""Takes one change back."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,6 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     """
     target = Target(analysis, tuple(repeats), values)
     module, origins = edited_module(model, target)
-    _add_residuals(module, origins, target)
     paths = {origin: path for path, origin in origins.items()}
     expected = rewritten_graph(target, paths)
     mismatch = _written_back(module, target, expected, origins)
@@ -87,8 +89,8 @@ class Expected:
     shapes: dict[fx.Node, tuple[int, ...]]
     literals: list[tuple[Origin, int, int]]
     """(module that runs the node, old value, new value)."""
-    called: set[str]
-    """Modules that the graph calls."""
+    identities: set[fx.Node]
+    """Calls of Identity modules."""
 
 
 def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
@@ -167,12 +169,13 @@ class _Writer:
         target = node.target
         if node.op == "call_module":
             target = self.paths[self._origin(str(target), number)]
-            self.expected.called.add(target)
         elif node.op == "get_attr":
             parent, name = split_path(str(target))
             target = f"{self.paths[self._origin(parent, number)]}.{name}".lstrip(".")
         new_node = self.expected.graph.create_node(node.op, target, args, kwargs, name=node.name, type_expr=node.type)
         self.env[node] = new_node
+        if node.op == "call_module" and isinstance(self.target.analysis.trace.modules[str(node.target)], nn.Identity):
+            self.expected.identities.add(new_node)
         value = self.target.analysis.values.get(node)
         if isinstance(value, Sym):
             resolve = self.target.analysis.ctx.equations.resolve
@@ -306,11 +309,12 @@ def _equalised(target: Target) -> Iterator[Block]:
                 yield block
 
 
-def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target) -> None:
+def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target) -> list[Undo]:
     """Where a block's ends have become equal, set the flags by which its class adds the residual for equal shapes."""
     analysis = target.analysis
     keeping = {block.cls: block for _, _, block in analysis.blocks() if block.keeps_shape}
     paths = {origin: path for path, origin in origins.items()}
+    undo: list[Undo] = []
     for block in _equalised(target):
         donor = keeping.get(block.cls)
         path = paths.get(_origin(target, block.path))
@@ -320,8 +324,15 @@ def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target
         value = analysis.values[block.inputs[0]]
         size = tuple(resolve(dim).at(target.values) for dim in value.shape[1:])
         flags = residual_flags(module.get_submodule(path), analysis.trace.module.get_submodule(donor.path), size)
-        for name, flag in flags.items():
-            setattr(module.get_submodule(path), name, flag)
+        undo += [_set(module.get_submodule(path), name, flag) for name, flag in flags.items()]
+    return undo
+
+
+def _set(owner: nn.Module, name: str, value: Any) -> Undo:
+    """Set an attribute; returns what sets it back."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    return lambda: setattr(owner, name, before)
 
 
 # --- 3. the agreement -------------------------------------------------------------------------------------------------
@@ -336,17 +347,18 @@ def _written_back(module: nn.Module, target: Target, expected: Expected, origins
     mismatch = ""
     for write in (True, False) if expected.literals else (False,):
         undo = _write_literals(module, expected, origins) if write else []
+        undo += _add_residuals(module, origins, target)
         mismatch = _difference(module, target, expected, {origin: path for path, origin in origins.items()})
         if not mismatch:
             return ""
-        for restore in undo:
+        for restore in reversed(undo):
             restore()
     return mismatch
 
 
-def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Origin]) -> list[Callable[[], None]]:
+def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Origin]) -> list[Undo]:
     modules = {origin: module.get_submodule(path) for path, origin in origins.items()}
-    undo: list[Callable[[], None]] = []
+    undo: list[Undo] = []
     for origin, old, new in expected.literals:
         owner = modules.get(origin)
         if owner is None:
@@ -354,8 +366,7 @@ def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Or
         for name, value in list(vars(owner).items()):
             changed = _with_literal(value, old, new)
             if changed is not value and not name.startswith("_"):
-                undo.append(lambda owner=owner, name=name, value=value: setattr(owner, name, value))  # type: ignore[misc]
-                setattr(owner, name, changed)
+                undo.append(_set(owner, name, changed))
     return undo
 
 
@@ -379,22 +390,26 @@ def _difference(module: nn.Module, target: Target, expected: Expected, paths: di
 
 
 class _Comparison:
-    """Walks the trace of the scaled module beside the expected graph."""
+    """Walks the trace of the scaled module beside the expected graph; an Identity counts as nothing on either side."""
 
     def __init__(self, actual: Trace, expected: Expected, equalised: set[str]) -> None:
         self.actual, self.expected, self.equalised = actual, expected, equalised
-        self.wanted = list(expected.graph.nodes)
+        self.wanted = [node for node in expected.graph.nodes if node not in expected.identities]
         self.same: dict[fx.Node, fx.Node] = {}
+        """Node of the trace -> the one of the expected graph whose value it has."""
         self.order = {node: i for i, node in enumerate(actual.nodes)}
 
     def run(self) -> str:
-        """The first difference, "" without any. Identities of dropped blocks and residuals that a class adds by itself
-        where a block's ends have become equal count as nothing."""
+        """The first difference, "" without any. Residuals that a class adds by itself where a block's ends have become
+        equal are none."""
         at = 0
         for got in self.actual.nodes:
             want = self.wanted[at] if at < len(self.wanted) else None
+            if self._is_identity(got):
+                self.same[got] = self.same[got.all_input_nodes[0]]
+                continue
             problem = self._problem(got, want)
-            if problem and (self._stands_for_dropped(got) or self._is_new_residual(got)):
+            if problem and self._is_new_residual(got):
                 self.same[got] = self.same[max(got.all_input_nodes, key=self.order.__getitem__)]
                 continue
             if problem or want is None:
@@ -403,23 +418,27 @@ class _Comparison:
             at += 1
         return "" if at == len(self.wanted) else "some operations are missing"
 
+    def _inputs(self, want: fx.Node) -> list[fx.Node]:
+        """The inputs of an expected node, Identities looked through."""
+        return list(dict.fromkeys(map(self._source, want.all_input_nodes)))
+
+    def _source(self, node: fx.Node) -> fx.Node:
+        return self._source(node.all_input_nodes[0]) if node in self.expected.identities else node
+
     def _problem(self, got: fx.Node, want: fx.Node | None) -> str:
         if want is None:
             return f"{describe(got)} is one operation too many"
         if want.op != got.op or (want.op != "placeholder" and str(want.target) != str(got.target)):
             return f"{describe(got)} instead of {want.name!r} ({want.target})"
-        if list(dict.fromkeys(self.same[n] for n in got.all_input_nodes)) != want.all_input_nodes:
+        if list(dict.fromkeys(self.same[n] for n in got.all_input_nodes)) != self._inputs(want):
             return f"{describe(got)} has other inputs than {want.name!r}"
         value, shapes = got.meta.get("val"), self.expected.shapes
         if isinstance(value, torch.Tensor) and want in shapes and tuple(value.shape) != shapes[want]:
             return f"{describe(got)} should have shape {shapes[want]}"
         return ""
 
-    def _stands_for_dropped(self, node: fx.Node) -> bool:
-        """Whether a node is the Identity in the place of a dropped block."""
-        if node.op != "call_module" or str(node.target) in self.expected.called:
-            return False
-        return isinstance(self.actual.module.get_submodule(str(node.target)), nn.Identity)
+    def _is_identity(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.actual.modules[str(node.target)], nn.Identity)
 
     def _is_new_residual(self, node: fx.Node) -> bool:
         owner = next(reversed(node.meta.get("nn_module_stack") or {"": None}))

@@ -4,7 +4,8 @@ A *stage* is a chain of blocks of one class under one parent whose outputs have 
 changes its shape, not where a container begins, so one flat list may hold many stages. Four kinds are found, in this
 order:
 
-1. chains of two or more blocks, outermost first; a block that itself holds such a chain is a wrapper;
+1. chains of two or more blocks (of several layers, or of one and a residual), outermost first; a block that itself
+   holds such a chain is a wrapper;
 2. single blocks of a class that (1) accepted, or that occurs at least twice;
 3. ``dense`` stages, where every block reads all earlier outputs, ``growing`` ones, where it appends to its input, and
    ``gathered`` chains, whose outputs are all concatenated at the end;
@@ -92,13 +93,16 @@ def find_stages(trace: Trace) -> list[Site]:
     runs = [run for siblings in _siblings(blocks).values() for run in _runs(siblings)]
     runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
     candidates = [site for run in runs for site in _split(run)]
-    chains = [s for s in candidates if len(s.blocks) > 1 and s.template.layers > 1]
-    accepted = _outermost(s for s in chains if not any(_holds(b, chains) for b in s.blocks))
-    accepted += _singles(candidates, chains, accepted)
-    chains = _outside((s for s in candidates if s.template.layers == 1 and s.kind == "chain"), accepted)
-    accepted += [Site(s.blocks, "stack") for s in chains if len(s.blocks) > 1 and _alike(trace, s)]
-    flat = [s for run in _flat_runs(trace) for s in _split(run)]
-    accepted += _stacks(trace, _outside(chains + flat, accepted))
+    several = [s for s in candidates if len(s.blocks) > 1]
+    chains = [s for s in several if s.template.layers > 1 or _is_residual(trace, s.template)]
+    alike = [s for s in several if s.template.layers == 1 and s.kind == "chain" and _alike(trace, s)]
+    holders = {path for path, _ in _held(chains)}
+    accepted = _outermost(s for s in chains if not any(b.path in holders for b in s.blocks))
+    accepted += _singles(trace, candidates, chains, alike, accepted)
+    accepted += [Site(s.blocks, "stack") for s in _outside(alike, accepted)]
+    units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain"]
+    units += [s for run in _flat_runs(trace) for s in _split(run)]
+    accepted += _stacks(trace, _outside(units, accepted))
     return sorted(accepted, key=lambda site: site.blocks[0].start)
 
 
@@ -133,6 +137,22 @@ def _joined(trace: Trace, block: Block) -> Block:
 
 def is_sum(node: fx.Node) -> bool:
     return operation_name(node.target) in ("add", "iadd")
+
+
+def _is_residual(trace: Trace, block: Block) -> bool:
+    """Whether the block adds something to its own input."""
+    return block.keeps_shape and any(
+        is_sum(n) and block.inputs[0] in n.args for n in trace.nodes[block.start : block.stop]
+    )
+
+
+def _is_gate(block: Block) -> bool:
+    """Whether the block multiplies its own input by something (squeeze and excitation)."""
+    return operation_name(block.output.target) in ("mul", "imul") and block.inputs[0] in block.output.args
+
+
+def _has_residual(trace: Trace, block: Block) -> bool:
+    return any(map(is_sum, trace.nodes[block.start : block.stop]))
 
 
 def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output: fx.Node) -> Block | None:
@@ -204,12 +224,13 @@ def is_cat(node: fx.Node) -> bool:
     return operation_name(node.target) in ("cat", "concat", "concatenate")
 
 
-def _within(inner: Block, outer: Block) -> bool:
-    return inner.path.startswith(f"{outer.path}.")
-
-
-def _holds(block: Block, sites: Iterable[Site]) -> bool:
-    return any(_within(b, block) for s in sites for b in s.blocks)
+def _held(sites: Iterable[Site]) -> Iterator[tuple[str, Block]]:
+    """(path of a module, block inside it), for every module that holds a block of ``sites``."""
+    for block in (b for s in sites for b in s.blocks):
+        holder = block.parent
+        while holder:
+            yield holder, block
+            holder = holder.rpartition(".")[0]
 
 
 def _outside(sites: Iterable[Site], accepted: list[Site]) -> list[Site]:
@@ -225,21 +246,26 @@ def _outermost(sites: Iterable[Site]) -> list[Site]:
     return accepted
 
 
-def _singles(candidates: list[Site], chains: list[Site], accepted: list[Site]) -> list[Site]:
-    """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing."""
+def _singles(
+    trace: Trace, candidates: list[Site], chains: list[Site], alike: list[Site], accepted: list[Site]
+) -> list[Site]:
+    """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing.
+
+    A wrapper holds a chain, or is but a container of one block of a class of its own. Without a residual, layers that
+    are alike are a stage too, and what holds them is its wrapper.
+    """
     known = {s.template.cls for s in accepted}
     singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
-    lone = [s for s in singles if not _is_wrapper(s.template, candidates, chains)]
-    twice = {cls for cls, times in Counter(s.template.cls for s in lone).items() if times > 1} - {"Sequential"}
-    return _outermost(s for s in _outside(lone, accepted) if s.template.cls in known | twice)
-
-
-def _is_wrapper(block: Block, candidates: list[Site], chains: list[Site]) -> bool:
-    """Whether a block is but a container of one block (of a class of its own), or holds a chain."""
-    alone = any(
-        _within(b, block) and b.layers == block.layers and b.cls != "Sequential" for s in candidates for b in s.blocks
-    )
-    return alone or _holds(block, chains)
+    holders = {path for path, _ in _held(chains)}
+    wrappers = {(path, b.layers) for path, b in _held(candidates) if b.cls != "Sequential"}
+    lone = [
+        s for s in singles if s.template.path not in holders and (s.template.path, s.template.layers) not in wrappers
+    ]
+    stacks = {path for path, _ in _held(alike)}
+    lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template)]
+    blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
+    twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
+    return _outermost(s for s in lone if s.template.cls in known | twice)
 
 
 # --- plain stacks -----------------------------------------------------------------------------------------------------
@@ -302,6 +328,7 @@ def _units(trace: Trace) -> Iterator[Block]:
     start = 0
     paths: list[str] = []
     nodes = trace.nodes
+    times = Counter(str(node.target) for node in nodes if node.op == "call_module")
     for i, node in enumerate((*nodes, None)):
         path = str(node.target) if node is not None and node.op == "call_module" else ""
         if paths and not (path and _continues(trace, nodes[i - 1], nodes[i], paths)):
@@ -311,7 +338,7 @@ def _units(trace: Trace) -> Iterator[Block]:
             paths = []
         if paths:
             paths.append(path)
-        elif path and _opens(trace, path):
+        elif path and times[path] == 1 and _opens(trace, path):
             start, paths = i, [path]
 
 

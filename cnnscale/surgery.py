@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -157,29 +157,59 @@ def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:
     """Redraw rates that rise linearly from block to block (stochastic depth) over the new number of blocks.
 
     Rates are ``peak * i / n`` (EfficientNet) or ``peak * i / (n - 1)`` (ConvNeXt); the author's is the one whose
-    peak is the rounder number.
+    peak is the rounder number. Where a block of the baseline has rate 0, its author may have put an Identity.
     """
-    for (cls, name), modules in _rates(baseline).items():
-        values = [float(vars(m)[name]) for m in modules]
+    for cls, name in _rated(baseline):
+        slots = _slots(baseline, cls, name)
+        values = [slot.rate for slot in slots]
         step = (values[-1] - values[0]) / max(1, len(values) - 1)
         linear = all(abs(v - i * step) < 1e-9 for i, v in enumerate(values))
-        after = _rates(scaled).get((cls, name), [])
-        if len(values) < 3 or step <= 0 or not linear or len(after) == len(values):
+        after = _slots(scaled, cls, name)
+        if len(values) < (3 if values[0] else 2) or step <= 0 or not linear or len(after) == len(values):
             continue
         inclusive, exclusive = round(values[-1], 9), round(values[-1] + step, 9)
         shifted = len(repr(exclusive)) < len(repr(inclusive))
         peak, steps = (exclusive, len(after)) if shifted else (inclusive, max(1, len(after) - 1))
-        for i, module in enumerate(after):
-            setattr(module, name, peak * i / steps)
+        pattern = next(slot.module for slot in reversed(slots) if isinstance(slot.module, cls))
+        for i, slot in enumerate(after):
+            rate = peak * i / steps
+            if isinstance(slot.module, cls):
+                setattr(slot.module, name, rate)
+            elif rate > 0:
+                module = copy.deepcopy(pattern)
+                setattr(module, name, rate)
+                setattr(slot.parent, slot.child, module)
 
 
-def _rates(root: nn.Module) -> dict[tuple[type, str], list[nn.Module]]:
-    rates: dict[tuple[type, str], list[nn.Module]] = defaultdict(list)
-    for module in root.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, float) and 0 <= value < 1 and not list(module.parameters(recurse=False)):
-                rates[type(module), name].append(module)
-    return rates
+class _Slot(NamedTuple):
+    """A place for a module with a rate."""
+
+    parent: nn.Module
+    child: str
+    module: nn.Module
+    rate: float
+
+
+def _rated(root: nn.Module) -> Iterator[tuple[type[nn.Module], str]]:
+    """Classes of modules without parameters that hold a rate, and the rate's name."""
+    found = {
+        (type(module), name): None
+        for module in root.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and 0 <= value < 1 and not list(module.parameters(recurse=False))
+    }
+    yield from found
+
+
+def _slots(root: nn.Module, cls: type[nn.Module], name: str) -> list[_Slot]:
+    """Every module of ``cls``, and every Identity in the same place of the same class of block, in order."""
+    children = [(parent, key, child) for parent in root.modules() for key, child in parent.named_children()]
+    places = {(type(parent), key) for parent, key, child in children if type(child) is cls}
+    return [
+        _Slot(parent, key, child, float(vars(child)[name]) if type(child) is cls else 0.0)
+        for parent, key, child in children
+        if type(child) is cls or (type(child) is nn.Identity and (type(parent), key) in places)
+    ]
 
 
 def copies_of(root: nn.Module, block: Block, count: int) -> tuple[tuple[nn.Module, ...], ...]:

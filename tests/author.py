@@ -38,22 +38,25 @@ APART = 960
 
 def authored(spec: NetSpec, plan: cnnscale.Plan) -> Authored:
     """What the author would write for ``plan``: stages are matched in order, by block class and repeats."""
-    rest, stages, missed, surplus = list(plan.stages), [], [], []
-    for stage in spec.stages:
+    rest, stages, missed, surplus, unknown = list(plan.stages), [], [], [], set()
+    stem_width, *widths = planned_widths(spec, plan)
+    for at, stage in enumerate(spec.stages):
         match = next((i for i, s in enumerate(rest) if (s.block, s.repeats) == (stage.block, stage.repeats)), None)
         if match is None:
             stages.append(stage)
+            unknown.add(at)
             seen_once = sum(other.kind == stage.kind for other in spec.stages) == 1  # nothing shows that it repeats
             missed += [stage] if stage.repeats > 1 or not (stage.kind in LONE or seen_once) else []
         else:
             stages.append(replace(stage, repeats=rest[match].new_repeats))
+            if stage.kind == "concat":  # the width of its last branch is what the others leave
+                widths[at] = rest[match].new_width
             surplus += rest[:match]
             rest = rest[match + 1 :]
     surplus = [s for s in (*surplus, *rest) if s.new_repeats != s.repeats]
     container = "sequential" if spec.container.startswith("hand") else spec.container
-    stem_width, *widths = planned_widths(spec, plan)
     scaled = replace(spec, size=plan.input_size, container=container, stem_width=stem_width)
-    scaled = replace(scaled, stages=tuple(opened(spec, scaled, stages, widths)))
+    scaled = replace(scaled, stages=tuple(opened(spec, scaled, stages, widths, unknown)))
     return Authored(scaled, tuple(missed), tuple(surplus))
 
 
@@ -69,13 +72,18 @@ def planned_widths(spec: NetSpec, plan: cnnscale.Plan) -> list[int]:
     return [sum(map(width, layers)) or spec.stem_width for layers in output_layers(spec)]
 
 
-def opened(spec: NetSpec, scaled: NetSpec, stages: list[StageSpec], widths: list[int]) -> Iterator[StageSpec]:
-    """The stages at their new widths, save that those which open with a projection still do."""
+def opened(
+    spec: NetSpec, scaled: NetSpec, stages: list[StageSpec], widths: list[int], unknown: set[int]
+) -> Iterator[StageSpec]:
+    """The stages at their new widths, save that those which open with a projection still do, as does a lone block:
+    without a second one of its class nothing shows what it would do for equal shapes."""
     before, after = ((s.size[0] if s.stem == "none" else s.stem_width) for s in (spec, scaled))
     shift = 0  # what has been added to the width before
-    for stage, width in zip(stages, widths, strict=True):
+    for at, (stage, width) in enumerate(zip(stages, widths, strict=True)):
         equal = after == width
-        opens = stage.kind not in FULLY_DROPPED or stage.kind == "layer_scale" or stage.shortcut in OPENING
+        opens = (
+            at in unknown or stage.kind not in FULLY_DROPPED or stage.kind == "layer_scale" or stage.shortcut in OPENING
+        )
         if not equal:
             shift = 0
         elif opens and before != stage.width:

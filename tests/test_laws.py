@@ -286,14 +286,20 @@ def check_like_the_authors(spec, result):
     assert record(result, size).calls == record(written, size).calls
     # the native module has the author's names, classes and flags, and stochastic depth redrawn over the new depth
     if result.scaling.form == "module" and not spec.container.startswith("hand"):
-        assert structure(result) == structure(written)
         if {stage.kind for stage in spec.stages} <= FULLY_DROPPED:
+            assert structure(result) == structure(written)
             assert drop_rates(result) == pytest.approx(drop_rates(written))
+        else:  # not all blocks drop, so the schedule over all of them cannot be read
+            assert undropped(structure(result)) == undropped(structure(written))
+
+
+def undropped(modules):
+    return [entry for entry in modules if not entry[0].endswith("drop_path")]
 
 
 @pytest.mark.parametrize("shard", range(2))
 def test_law_7_scaled_or_refused(shard):
-    refused, warned, unlike = [], [], []
+    refused, warned = [], []
 
     def check(spec, phi):
         baseline = spec.build()
@@ -308,15 +314,11 @@ def test_law_7_scaled_or_refused(shard):
         if warning:
             warned.append((spec, phi, result.scaling.verification.growth))
         check_scaled(spec, phi, baseline, result)
-        try:
-            check_like_the_authors(spec, result)
-        except AssertionError as difference:  # a correct net, though not the one its author would have written
-            unlike.append((spec, phi, str(difference)[:200]))
+        check_like_the_authors(spec, result)
 
     seen = for_nets(50, check, shard=70 + shard, phi=PHI)
     assert len(refused) <= seen * 0.02, refused
     assert len(warned) <= seen * 0.10, warned
-    assert len(unlike) <= seen * 0.5, unlike
 
 
 def check_widths(spec, width, divisor):
