@@ -22,9 +22,13 @@ NAMES = [n for n in zoo.list_models(module=zoo) if not n.startswith(TRANSFORMERS
 OFF_TARGET: dict[str, str] = {}
 """Nets which cannot grow by 2 within 3 %, and why."""
 
-NARROW = ("densenet", "efficientnet", "mnasnet", "mobilenet", "regnet_x_400mf", "shufflenet_v2_x0_5")
-"""Nets of whose weights less than 95 % may change: their narrow widths times 1.1 round back to themselves (16, 24 and a
-growth rate of 32 are nearest to 17.6, 26.4 and 35.2). Rounded to whole channels, theirs change as well."""
+NARROW = {
+    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+    "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5",
+}  # fmt: skip
+"""Nets of whose weights less than 95 % change: 16 and 24 channels times 1.1 round back to themselves, as they do in the
+published EfficientNet-B2. Stages of 1 to 4 blocks get one block more each, and what is left of the growth is too little
+for 24 and 32 channels instead. Rounded to whole channels, these widths change as well."""
 
 PIXELS = {"inception_v3": (299, 299)}
 """Baseline input sizes other than torchvision's usual 224."""
@@ -90,7 +94,7 @@ def test_scaled_nets_run_cost_twice_and_change(net):
     low, high = changed_bounds(net.baseline, net.result)
     assert low - 1e-9 <= scaling.verification.changed <= high + 1e-9
     if scaling.verification.changed < 0.95:
-        assert net.name.startswith(NARROW), scaling.verification.changed
+        assert net.name in NARROW, scaling.verification.changed
         finer, _ = scaled(on_meta(net.name), 1, input_size=base_size(net.name), divisor=1)
         assert finer.scaling.verification.changed >= 0.95
 
@@ -108,4 +112,4 @@ def test_scaled_nets_train_one_step(net):
 
 def test_the_zoo_is_whole():
     assert len(NAMES) == 68
-    assert set(OFF_TARGET) | set(PIXELS) <= set(NAMES)
+    assert set(OFF_TARGET) | set(PIXELS) | NARROW <= set(NAMES)
