@@ -24,12 +24,12 @@ from .inference import infer
 from .ops import replaced
 from .shapes import Context
 from .stages import Block, is_sum, shape
-from .surgery import resize
+from .surgery import resize, write_literal
 from .symbolic import Values
 from .tracing import Trace, meta_copy, trace
 from .widths import groups
 
-__all__ = ["Opening", "openings", "residual_flags"]
+__all__ = ["Opening", "donor_for", "openings", "residual_flags"]
 
 Rules: TypeAlias = Mapping[str, Derived | None]
 """Layer path -> how its width derives."""
@@ -47,14 +47,25 @@ class Opening:
 def openings(analysis: Analysis) -> list[Opening]:
     """An opening for every stage whose last block changes its shape."""
     sites = [stage.site for stage in analysis.stages]
-    donors = {b.cls: b for site in reversed(sites) for b in site.blocks if b.keeps_shape}
+    keeping = [b for site in sites for b in site.blocks if b.keeps_shape]
     rules = {path: group.derived for group in groups(analysis, divisor=8) for path in group.layers}
-    return [
-        _open(analysis, site.template, donors.get(site.template.cls), rules) for site in sites if not site.can_repeat
-    ]
+    return [_open(analysis, site.template, keeping, rules) for site in sites if not site.can_repeat]
 
 
-def _open(analysis: Analysis, block: Block, donor: Block | None, rules: Rules) -> Opening:
+def donor_for(block: Block, root: nn.Module, keeping: Iterable[Block]) -> nn.Module | None:
+    """Of the blocks that keep their shape, the module of the same class whose attributes are most like the block's."""
+    if len(block.modules) > 1:
+        return None
+    mine = _names(root.get_submodule(block.path))
+    donors = [root.get_submodule(b.path) for b in keeping if b.cls == block.cls and b.path != block.path]
+    return max(donors, key=lambda donor: -len(mine ^ _names(donor)), default=None)
+
+
+def _names(module: nn.Module) -> set[str]:
+    return {*vars(module), *module._modules}
+
+
+def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules) -> Opening:
     root = analysis.trace.module
     modules = [meta_copy(root.get_submodule(path)) for path in block.modules]
     whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
@@ -63,8 +74,7 @@ def _open(analysis: Analysis, block: Block, donor: Block | None, rules: Rules) -
         _widen_input(block, whole, rules)
     except CnnScaleError as error:
         return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
-    pattern = root.get_submodule(donor.path) if donor is not None and len(modules) == 1 else None
-    best = _best(_variants(whole, pattern), shape(block.output)[1:])
+    best = _best(_variants(whole, donor_for(block, root, keeping)), shape(block.output)[1:])
     if best is None:
         return Opening(block, obstacle="its single block changes the shape, and no variant of its class keeps it")
     return Opening(block, (best,) if len(modules) == 1 else tuple(best.children()))
@@ -135,6 +145,9 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
     resize(module, shapes)
     for (path, name), value in local.attributes.items():
         setattr(module.get_submodule(path), name, local.evaluate(value, numbers))
+    for update in local.updates:
+        owner = list((update.node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][0]
+        write_literal(module.get_submodule(owner), update.value.hint, local.equations.resolve(update.value).at(numbers))
 
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -20,17 +20,25 @@ from torch import fx, nn
 from .analysis import Analysis, Stage
 from .costs import copy_atom, multiplicity
 from .errors import CnnScaleError, RewriteError
-from .opening import residual_flags
+from .opening import donor_for, residual_flags
 from .shapes import Sym
 from .stages import Block, is_sum, shape
-from .surgery import Edit, Origin, copies_of, edit_blocks, redraw_schedules, resize, split_path
+from .surgery import (
+    Edit,
+    Origin,
+    Undo,
+    copies_of,
+    edit_blocks,
+    redraw_schedules,
+    resize,
+    set_attribute,
+    split_path,
+    write_literal,
+)
 from .symbolic import Values
 from .tracing import Trace, describe, meta_copy, trace
 
 __all__ = ["Rebuilt", "rebuild"]
-
-Undo: TypeAlias = Callable[[], None]
-"""Takes one change back."""
 
 
 @dataclass(frozen=True)
@@ -312,27 +320,20 @@ def _equalised(target: Target) -> Iterator[Block]:
 def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target) -> list[Undo]:
     """Where a block's ends have become equal, set the flags by which its class adds the residual for equal shapes."""
     analysis = target.analysis
-    keeping = {block.cls: block for _, _, block in analysis.blocks() if block.keeps_shape}
+    keeping = [block for _, _, block in analysis.blocks() if block.keeps_shape]
     paths = {origin: path for path, origin in origins.items()}
     undo: list[Undo] = []
     for block in _equalised(target):
-        donor = keeping.get(block.cls)
+        donor = donor_for(block, analysis.trace.module, keeping)
         path = paths.get(_origin(target, block.path))
         if donor is None or path is None:
             continue
         resolve = analysis.ctx.equations.resolve
         value = analysis.values[block.inputs[0]]
         size = tuple(resolve(dim).at(target.values) for dim in value.shape[1:])
-        flags = residual_flags(module.get_submodule(path), analysis.trace.module.get_submodule(donor.path), size)
-        undo += [_set(module.get_submodule(path), name, flag) for name, flag in flags.items()]
+        flags = residual_flags(module.get_submodule(path), donor, size)
+        undo += [set_attribute(module.get_submodule(path), name, flag) for name, flag in flags.items()]
     return undo
-
-
-def _set(owner: nn.Module, name: str, value: Any) -> Undo:
-    """Set an attribute; returns what sets it back."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    return lambda: setattr(owner, name, before)
 
 
 # --- 3. the agreement -------------------------------------------------------------------------------------------------
@@ -361,21 +362,9 @@ def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Or
     undo: list[Undo] = []
     for origin, old, new in expected.literals:
         owner = modules.get(origin)
-        if owner is None:
-            continue
-        for name, value in list(vars(owner).items()):
-            changed = _with_literal(value, old, new)
-            if changed is not value and not name.startswith("_"):
-                undo.append(_set(owner, name, changed))
+        if owner is not None:
+            undo += write_literal(owner, old, new)
     return undo
-
-
-def _with_literal(value: Any, old: int, new: int) -> Any:
-    if type(value) is int:
-        return new if value == old else value
-    if type(value) in (tuple, list) and old in value and all(type(v) is int for v in value):
-        return type(value)(new if v == old else v for v in value)
-    return value
 
 
 def _difference(module: nn.Module, target: Target, expected: Expected, paths: dict[Origin, str]) -> str:

@@ -141,9 +141,7 @@ def is_sum(node: fx.Node) -> bool:
 
 def _is_residual(trace: Trace, block: Block) -> bool:
     """Whether the block adds something to its own input."""
-    return block.keeps_shape and any(
-        is_sum(n) and block.inputs[0] in n.args for n in trace.nodes[block.start : block.stop]
-    )
+    return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
 
 
 def _is_gate(block: Block) -> bool:
@@ -152,7 +150,13 @@ def _is_gate(block: Block) -> bool:
 
 
 def _has_residual(trace: Trace, block: Block) -> bool:
-    return any(map(is_sum, trace.nodes[block.start : block.stop]))
+    """Whether the block adds two feature maps."""
+    return any(len(set(map(shape, n.all_input_nodes))) == 1 for n in _sums(trace, block))
+
+
+def _sums(trace: Trace, block: Block) -> Iterator[fx.Node]:
+    nodes = trace.nodes[block.start : block.stop]
+    return (n for n in nodes if is_sum(n) and all(isinstance(a, fx.Node) for a in n.args))
 
 
 def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output: fx.Node) -> Block | None:
@@ -251,12 +255,14 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing.
 
-    A wrapper holds a chain, or is but a container of one block of a class of its own. Without a residual, layers that
-    are alike are a stage too, and what holds them is its wrapper.
+    A wrapper holds a chain, or a residual block of a class that occurs twice, or is but a container of one block of a
+    class of its own. Without a residual, layers that are alike are a stage too, and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
     singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
-    holders = {path for path, _ in _held(chains)}
+    residual = [s for s in singles if _is_residual(trace, s.template)]
+    often = Counter(s.template.cls for s in residual)
+    holders = {path for path, _ in _held([*chains, *(s for s in residual if often[s.template.cls] > 1)])}
     wrappers = {(path, b.layers) for path, b in _held(candidates) if b.cls != "Sequential"}
     lone = [
         s for s in singles if s.template.path not in holders and (s.template.path, s.template.layers) not in wrappers

@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -22,12 +22,15 @@ __all__ = [
     "CONTAINERS",
     "Edit",
     "Origin",
+    "Undo",
     "copies_of",
     "edit_blocks",
     "new_tensor",
     "redraw_schedules",
     "resize",
+    "set_attribute",
     "split_path",
+    "write_literal",
 ]
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -153,6 +156,34 @@ def new_tensor(like: torch.Tensor, shape: Sequence[int], device: torch.device | 
     return tensor
 
 
+Undo: TypeAlias = Callable[[], None]
+"""Takes one change back."""
+
+
+def set_attribute(owner: nn.Module, name: str, value: Any) -> Undo:
+    """Set an attribute; returns what sets it back."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    return lambda: setattr(owner, name, before)
+
+
+def write_literal(owner: nn.Module, old: int, new: int) -> list[Undo]:
+    """Give every public integer attribute of ``owner`` with the value ``old``, alone or in a tuple, the value ``new``.
+
+    A literal of the graph comes from such an attribute, though which one is not recorded.
+    """
+    changed = {name: _with_literal(value, old, new) for name, value in vars(owner).items() if not name.startswith("_")}
+    return [set_attribute(owner, name, value) for name, value in changed.items() if value is not vars(owner)[name]]
+
+
+def _with_literal(value: Any, old: int, new: int) -> Any:
+    if type(value) is int:
+        return new if value == old else value
+    if type(value) in (tuple, list) and old in value and all(type(v) is int for v in value):
+        return type(value)(new if v == old else v for v in value)
+    return value
+
+
 def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:
     """Redraw rates that rise linearly from block to block (stochastic depth) over the new number of blocks.
 
@@ -162,10 +193,12 @@ def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:
     for cls, name in _rated(baseline):
         slots = _slots(baseline, cls, name)
         values = [slot.rate for slot in slots]
-        step = (values[-1] - values[0]) / max(1, len(values) - 1)
+        if len(values) < 2 or (len(values) < 3 and values[0]):
+            continue
+        step = (values[-1] - values[0]) / (len(values) - 1)
         linear = all(abs(v - i * step) < 1e-9 for i, v in enumerate(values))
         after = _slots(scaled, cls, name)
-        if len(values) < (3 if values[0] else 2) or step <= 0 or not linear or len(after) == len(values):
+        if step <= 0 or not linear or len(after) == len(values):
             continue
         inclusive, exclusive = round(values[-1], 9), round(values[-1] + step, 9)
         shifted = len(repr(exclusive)) < len(repr(inclusive))
@@ -204,11 +237,12 @@ def _rated(root: nn.Module) -> Iterator[tuple[type[nn.Module], str]]:
 def _slots(root: nn.Module, cls: type[nn.Module], name: str) -> list[_Slot]:
     """Every module of ``cls``, and every Identity in the same place of the same class of block, in order."""
     children = [(parent, key, child) for parent in root.modules() for key, child in parent.named_children()]
-    places = {(type(parent), key) for parent, key, child in children if type(child) is cls}
+    rated = {id(child) for _, _, child in children if type(child) is cls and name in vars(child)}
+    places = {(type(parent), key) for parent, key, child in children if id(child) in rated}
     return [
-        _Slot(parent, key, child, float(vars(child)[name]) if type(child) is cls else 0.0)
+        _Slot(parent, key, child, float(vars(child)[name]) if id(child) in rated else 0.0)
         for parent, key, child in children
-        if type(child) is cls or (type(child) is nn.Identity and (type(parent), key) in places)
+        if id(child) in rated or (type(child) is nn.Identity and (type(parent), key) in places)
     ]
 
 
