@@ -51,7 +51,8 @@ def run_once(
     Raises:
         ModelError: the model does not run at this size.
     """
-    module = meta_copy(model).eval()
+    # FLOP counting asks any parameter given to a layer for its grad_fn
+    module = meta_copy(model).eval().requires_grad_(False)
     params = sum(parameter.numel() for parameter in module.parameters())
     activations, flops, outputs = _ConvolutionOutputs(), FlopCounterMode(display=False), []
     module.register_forward_hook(lambda _module, _args, result: outputs.append(result))
