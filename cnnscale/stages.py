@@ -96,8 +96,8 @@ def find_stages(trace: Trace) -> list[Site]:
     several = [s for s in candidates if len(s.blocks) > 1]
     chains = [s for s in several if s.template.layers > 1 or _is_residual(trace, s.template)]
     alike = [s for s in several if s.template.layers == 1 and s.kind == "chain" and _alike(trace, s)]
-    holders = {path for path, _ in _held(chains)}
-    accepted = _outermost(s for s in chains if not any(b.path in holders for b in s.blocks))
+    chains = _outside_known(candidates, chains)
+    accepted = _innermost(chains)
     accepted += _singles(trace, candidates, chains, alike, accepted)
     accepted += [Site(s.blocks, "stack") for s in _outside(alike, accepted)]
     units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain"]
@@ -235,6 +235,20 @@ def _held(sites: Iterable[Site]) -> Iterator[tuple[str, Block]]:
         while holder:
             yield holder, block
             holder = holder.rpartition(".")[0]
+
+
+def _innermost(chains: list[Site]) -> list[Site]:
+    """The outermost of the chains whose blocks hold no chain."""
+    holders = {path for path, _ in _held(chains)}
+    return _outermost(s for s in chains if not any(b.path in holders for b in s.blocks))
+
+
+def _outside_known(candidates: list[Site], chains: list[Site]) -> list[Site]:
+    """Without the chains inside a block of a class that makes a chain itself elsewhere."""
+    known = {s.template.cls for s in _innermost(chains)} - {"Sequential"}
+    blocks = {b.path: b.cls for s in candidates for b in s.blocks}
+    inside = {b.path for path, b in _held(chains) if blocks.get(path) in known and blocks[path] != b.cls}
+    return [s for s in chains if s.template.path not in inside]
 
 
 def _outside(sites: Iterable[Site], accepted: list[Site]) -> list[Site]:
