@@ -8,19 +8,25 @@ the Euclidean step that makes it so), so every integer assignment of the free at
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .symbolic import FUNCTIONS, Atom, Monomial, Poly, as_poly
+from .symbolic import FUNCTIONS, Atom, Monomial, Poly, Values, as_poly
 
 __all__ = ["Check", "Equations"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A condition on the input size alone, met by the baseline: ``poly`` must be 0. ``where`` names the node."""
+    """A condition on the input size alone, met by the baseline; ``where`` names the node."""
 
     poly: Poly
     where: str
+    holds: Callable[[int], bool] = (0).__eq__
+    """Whether a value of ``poly`` will do; by default it must be 0."""
+
+    def at(self, values: Values) -> bool:
+        return self.holds(self.poly.at(values))
 
 
 class Equations:
@@ -69,6 +75,12 @@ class Equations:
         if difference.terms:
             self._eliminate(_reduced(difference), where)
 
+    def decide(self, poly: Poly, holds: Callable[[int], bool], where: str) -> None:
+        """From now on ``holds(poly)``, if no width is in it."""
+        poly = self.resolve(poly)
+        if poly.constant is None and not poly.has_width:
+            self.checks.append(Check(poly, where, holds))
+
     def quotient(self, poly: Poly, divisor: Poly, name: str = "", where: str = "") -> Poly:
         """``poly / divisor``, which is declared to be exact; a new unknown called ``name`` where it does not divide."""
         poly, divisor = self.resolve(poly), self.resolve(divisor)
@@ -102,11 +114,16 @@ class Equations:
             (v, a), (w, b) = linear.items()
             common = self.atom(f"{v.name}/{abs(b)}", v.hint // abs(b), is_width=True)
             self.definitions[v], self.definitions[w] = common * abs(b), common * abs(a)
-        elif linear:
+        elif len(linear) > 1 or (linear and self._divides(difference, *linear)):
             self._divide(difference, linear, where)
         else:
             for atom in sorted(widths, key=lambda a: a.index):
                 self.equate(Poly({(atom,): 1}), as_poly(atom.hint), where)
+
+    @staticmethod
+    def _divides(difference: Poly, atom: Atom) -> bool:
+        """Whether the coefficient of ``atom`` divides every other, so that the atom is an integer whatever they are."""
+        return all(c % difference.terms[(atom,)] == 0 for c in difference.terms.values())
 
     @staticmethod
     def _preference(atom: Atom, difference: Poly) -> tuple[bool, int, int]:

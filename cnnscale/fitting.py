@@ -48,6 +48,8 @@ class Space:
     """Exponent of resolution -> the formula's sides."""
     logs: tuple[float, float, float]
     """log(beta), log(gamma), log(alpha): a unit of the exponent in width, in resolution and in depth."""
+    fitting: Callable[[Sides], Sides]
+    """Sides -> the nearest ones that the model takes."""
     fixed: bool = False
     """Whether the sides are given and stay."""
 
@@ -169,7 +171,7 @@ def _pixels(space: Space, depth: float, width: float, rest: float, target: float
     longest = max(space.sides(0.0))
 
     def sides(pixels: int) -> Sides:
-        return tuple(max(1, round(side * pixels / longest)) for side in space.sides(0.0))
+        return space.fitting(tuple(max(1, round(side * pixels / longest)) for side in space.sides(0.0)))
 
     low, high = 1, 4 * max(formula)
     while high - low > 1:

@@ -16,9 +16,9 @@ from torch import fx, nn
 from .errors import CnnScaleError, UnsupportedOpError
 from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
-from .shapes import Context, Lit, Sym, hints, symbolic_tensors
+from .shapes import Comparison, Context, Lit, Sym, hints, symbolic_tensors
 from .symbolic import as_poly
-from .tracing import BATCH, Trace
+from .tracing import BATCH, Attribute, Trace
 
 __all__ = ["Override", "infer"]
 
@@ -55,6 +55,11 @@ def infer(
         if overrides and node.name in overrides:
             value = overrides[node.name](value)
         env[node] = value
+    for node, truth in trace.decisions.items():
+        condition = env.get(node)
+        if isinstance(condition, Comparison):
+            ctx.node = node
+            ctx.decide(condition, truth)
     return env
 
 
@@ -123,6 +128,6 @@ def _arguments(value: Any, env: dict[fx.Node, Any], path: tuple[str | int, ...] 
         return items if type(value) is list else tuple(items)  # torch.fx's own lists are no plain lists
     if isinstance(value, slice):
         return slice(*(_arguments(getattr(value, n), env, (*path, n)) for n in ("start", "stop", "step")))
-    if type(value) is int:
+    if type(value) in (int, Attribute):
         return Lit(value, path)
     return value

@@ -24,9 +24,9 @@ from .inference import infer
 from .ops import replaced
 from .shapes import Context
 from .stages import Block, is_sum, shape
-from .surgery import resize, write_literal
+from .surgery import resize, write_attribute, write_literal
 from .symbolic import Values
-from .tracing import Trace, meta_copy, trace
+from .tracing import Trace, caller, meta_copy, trace
 from .widths import groups
 
 __all__ = ["Opening", "donor_for", "openings", "residual_flags"]
@@ -146,8 +146,11 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
     for (path, name), value in local.attributes.items():
         setattr(module.get_submodule(path), name, local.evaluate(value, numbers))
     for update in local.updates:
-        owner = list((update.node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][0]
-        write_literal(module.get_submodule(owner), update.value.hint, local.equations.resolve(update.value).at(numbers))
+        new = local.equations.resolve(update.value).at(numbers)
+        if update.source is not None:
+            write_attribute(module.get_submodule(update.source.module), update.source, new)
+        else:
+            write_literal(module.get_submodule(caller(update.node)), update.value.hint, new)
 
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import torch
 
 from .errors import UnsupportedOpError
-from .shapes import Context, Lit, Split, Sym, broadcast, is_size, symbolic_tensors
+from .shapes import Comparison, Context, Lit, Ratio, Split, Sym, broadcast, constant, is_size, symbolic_tensors
 from .symbolic import Poly, as_poly, product
 
 __all__ = [
@@ -56,15 +56,15 @@ def rule(*names: str) -> Callable[[_Function], _Function]:
 # --- same shape in and out, or broadcast ------------------------------------------------------------------------------
 
 _ELEMENTWISE = """
-abs acos asin atan atan2 bernoulli bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max clamp_min clip clone
-contiguous copysign cos cosh detach div dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout elu
-eq erf exp expm1 float floor floordiv floor_divide fmod ge gelu gt half bfloat16 double hardshrink hardsigmoid hardswish
-hardtanh imul isub itruediv leaky_relu le lerp log log10 log1p log2 logical_and logical_not logical_or logsigmoid lt
-masked_fill maximum minimum mish mod mul multiply ne neg negative nan_to_num normalize ones_like pow rand_like
-randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softmax log_softmax
-softmin softplus softshrink softsign sqrt square sub subtract swish tan tanh tanhshrink threshold to truediv true_divide
-type_as where xor zeros_like full_like fill cumsum requires_grad_ roll flip cuda cpu type
-local_response_norm torchvision.ops.stochastic_depth.stochastic_depth
+abs acos asin addcdiv addcmul asinh acosh atan atan2 atanh bernoulli bitwise_and bitwise_not invert bitwise_or ceil celu
+clamp clamp_max clamp_min clip clone contiguous copysign cos cosh detach div dropout dropout1d dropout2d dropout3d
+alpha_dropout feature_alpha_dropout elu eq erf exp expm1 float floor floordiv floor_divide fmod ge gelu gt half
+bfloat16 double hardshrink hardsigmoid hardswish hardtanh imul isub itruediv leaky_relu le lerp log log10 log1p log2
+logical_and logical_not logical_or logsigmoid lt masked_fill maximum minimum mish mod mul multiply ne neg negative
+nan_to_num normalize ones_like pow rand_like randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu
+sigmoid sign silu sin sinh softmax log_softmax softmin softplus softshrink softsign sqrt square sub subtract swish tan
+tanh tanhshrink threshold to truediv true_divide type_as where xor zeros_like full_like fill cumsum requires_grad_
+roll flip cuda cpu type local_response_norm torchvision.ops.stochastic_depth.stochastic_depth
 """
 
 
@@ -93,10 +93,10 @@ _INTEGERS |= {
 
 @rule(*_ELEMENTWISE.split())
 def elementwise(ctx: Context, *args: Any, **kwargs: Any) -> Any:
-    tensors = symbolic_tensors((args, kwargs))
-    if not tensors:
+    if not symbolic_tensors((args, kwargs)):
         return ctx.node.meta["val"]
-    return Sym(broadcast(ctx, [t.shape for t in tensors]))
+    values = (constant(v) if isinstance(v, torch.Tensor) else v for v in (*args, *kwargs.values()))
+    return Sym(broadcast(ctx, [tensor.shape for tensor in symbolic_tensors(tuple(values))]))
 
 
 @rule("add", "iadd")
@@ -116,11 +116,26 @@ def channel_axis(ctx: Context, x: Sym) -> int:
     return next((i for i, dim in enumerate(x.shape) if ctx.is_channel(dim)), 1)
 
 
-def integers(ctx: Context, name: str, args: Sequence[Any]) -> Poly | None:
-    """Integer arithmetic on sizes, or None where the operation is not one."""
-    if name in _INTEGERS and len(args) == 2 and all(is_size(a) for a in args):
-        return _INTEGERS[name](ctx, as_poly(args[0]), as_poly(args[1]))
-    return None
+_COMPARISONS: dict[str, Callable[[int], bool]] = {
+    "lt": lambda difference: difference < 0,
+    "le": lambda difference: difference <= 0,
+    "gt": lambda difference: difference > 0,
+    "ge": lambda difference: difference >= 0,
+    "eq": lambda difference: difference == 0,
+    "ne": lambda difference: difference != 0,
+}
+
+
+def integers(ctx: Context, name: str, args: Sequence[Any]) -> Poly | Ratio | Comparison | None:
+    """Arithmetic on sizes, or None where the operation is not such."""
+    if len(args) != 2 or not all(is_size(a) for a in args):
+        return None
+    left, right = map(as_poly, args)
+    if name in _INTEGERS:
+        return _INTEGERS[name](ctx, left, right)
+    if name == "truediv":
+        return Ratio(left, right)
+    return Comparison(left, right, _COMPARISONS[name]) if name in _COMPARISONS else None
 
 
 # --- sizes and attributes ---------------------------------------------------------------------------------------------
@@ -139,14 +154,33 @@ def attribute(ctx: Context, x: Any, name: str) -> Any:
 
 
 _TODAY = """
-dim ndimension is_floating_point get_device is_contiguous len isinstance _assert math.ceil math.floor not_ is_
-is_not contains format item str
+dim ndimension is_floating_point get_device is_contiguous len isinstance _assert not_ is_ is_not contains format item
+str
 """
 
 
 @rule(*_TODAY.split())
 def today(ctx: Context, *args: Any, **kwargs: Any) -> Any:
     return ctx.node.meta["val"]
+
+
+@rule("math.ceil")
+def ceiling(ctx: Context, value: Any) -> Any:
+    return rounded(ctx, value, "ceildiv")
+
+
+@rule("math.floor")
+def floor(ctx: Context, value: Any) -> Any:
+    return rounded(ctx, value, "floordiv")
+
+
+def rounded(ctx: Context, value: Any, function: str) -> Any:
+    """A ratio of sizes as an integer; one of channels is what it is today, unless it is exact."""
+    if not isinstance(value, Ratio):
+        return value if isinstance(value, Poly) else ctx.node.meta["val"]
+    if ctx.is_channel(value.above) or value.below.constant is None:
+        return divide(ctx, value.above, value.below)
+    return ctx.call(function, value.above, value.below.constant)
 
 
 @rule("numel")
@@ -175,6 +209,9 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
             dim = next(dims)
             if today_of(i) not in (0, -1):  # the first and the last there always are
                 ctx.constant(dim, "it is indexed by a number")
+        elif isinstance(i, (Sym, torch.Tensor)) and sum(isinstance(k, (Sym, torch.Tensor)) for k in indices) == 1:
+            ctx.constant(next(dims), "it is indexed by a tensor")
+            shape += (i if isinstance(i, Sym) else constant(i)).shape
         else:
             unknown(ctx, x)
     return Sym(tuple(shape))
@@ -191,7 +228,9 @@ def sliced(ctx: Context, dim: Poly, index: slice) -> Poly:
         length = len(range(ctx.constant(dim, "its channels are sliced with a step or from the end"))[index])
         return as_poly(length)
     low = as_poly(0) if not start else cut(ctx, start, dim)
-    high = dim if stop is None or today_of(stop) >= dim.hint else cut(ctx, stop, dim)
+    if stop is None or today_of(stop) > dim.hint:
+        return dim - low
+    high = ctx.literal(stop, dim) if today_of(stop) == dim.hint else cut(ctx, stop, dim)
     return high - low
 
 
@@ -388,9 +427,7 @@ def chunk(ctx: Context, x: Sym, chunks: int, dim: int = 0) -> tuple[Sym, ...]:
 def split(ctx: Context, x: Sym, split_size: Any, dim: int = 0) -> tuple[Sym, ...]:
     whole, count = x.shape[dim], len(ctx.node.meta["val"])
     if isinstance(split_size, (tuple, list)):
-        parts = [cut(ctx, s, whole) if ctx.is_channel(whole) else as_poly(s) for s in split_size]
-        ctx.equate(whole, sum(parts[1:], parts[0]))
-        return tuple(replaced(x, dim, p) for p in parts)
+        return tuple(replaced(x, dim, part) for part in _parts(ctx, whole, split_size))
     if not ctx.is_channel(whole):
         return pieces(x, dim, as_poly(split_size), count)
     if whole.hint % today_of(split_size):
@@ -398,6 +435,18 @@ def split(ctx: Context, x: Sym, split_size: Any, dim: int = 0) -> tuple[Sym, ...
         return parts_of_today(ctx, x, dim)
     part = ctx.literal(split_size, ctx.quotient(whole, count))
     return (replaced(x, dim, part),) * count
+
+
+def _parts(ctx: Context, whole: Poly, wanted: Sequence[Any]) -> list[Poly]:
+    """The parts of a split: the first of the largest takes what the others leave."""
+    if not ctx.is_channel(whole):
+        parts = [as_poly(size) for size in wanted]
+        ctx.equate(whole, sum(parts[1:], parts[0]))
+        return parts
+    largest = max(range(len(wanted)), key=lambda i: today_of(wanted[i]))
+    parts = [as_poly(0) if i == largest else cut(ctx, size, whole) for i, size in enumerate(wanted)]
+    parts[largest] = ctx.literal(wanted[largest], whole - sum(parts[1:], parts[0]))
+    return parts
 
 
 @rule("unbind")
@@ -455,6 +504,44 @@ def soft(ctx: Context, value: Any) -> Poly:
     if not isinstance(value, Lit) or value == 0:
         return as_poly(value)
     return ctx.literal(value, ctx.equations.atom(f"{ctx.node.name}:{int(value)}", int(value), is_width=True))
+
+
+@rule("unfold")
+def unfold(ctx: Context, x: Sym, *args: Any, **kwargs: Any) -> Sym:
+    """``Tensor.unfold(dimension, size, step)``, or ``torch.nn.functional.unfold(x, kernel_size, ...)``."""
+    if ctx.node.op == "call_method":
+        axis, size, step = (
+            kwargs.get(name, value) for name, value in zip(("dimension", "size", "step"), args, strict=False)
+        )
+        windows = ctx.call("floordiv", x.shape[axis] - as_poly(size), today_of(step)) + 1
+        return Sym((*replaced(x, axis, windows).shape, as_poly(size)))
+    return columns(ctx, x, *args, **kwargs)
+
+
+def columns(ctx: Context, x: Sym, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Sym:
+    """The patches of an image as columns: (N, C * kernel, patches)."""
+    options = [spread(o, 2) for o in (kernel_size, stride, padding, dilation)]
+    sides = [
+        pool_output(ctx, side, as_poly(k), as_poly(s), as_poly(p), as_poly(d))
+        for side, k, s, p, d in zip(x.shape[-2:], *options, strict=True)
+    ]
+    return Sym((x.shape[0], x.shape[1] * product(list(map(as_poly, options[0]))), product(sides)))
+
+
+@rule("arange")
+def arange(ctx: Context, *args: Any, **kwargs: Any) -> Any:
+    """``arange(end)``; other forms are what they are today."""
+    end = kwargs.get("end", args[0] if len(args) == 1 else None)
+    return Sym((end,)) if isinstance(end, Poly) else ctx.node.meta["val"]
+
+
+@rule("meshgrid")
+def meshgrid(ctx: Context, *tensors: Any, **kwargs: Any) -> Any:
+    axes = flat(tensors)
+    if not symbolic_tensors(axes):
+        return ctx.node.meta["val"]
+    sides = [(axis if isinstance(axis, Sym) else constant(axis)).shape[0] for axis in axes]
+    return (Sym(tuple(sides)),) * len(axes)
 
 
 @rule("new_empty", "new_zeros", "new_ones", "new_full", "empty", "zeros", "ones", "rand", "randn", "full")
@@ -654,6 +741,20 @@ def matmul(ctx: Context, input: Sym, other: Sym) -> Sym:
     result = Sym((*batch, input.shape[-2], other.shape[-1]))
     ctx.spend("macs", *result.shape, input.shape[-1])
     return result
+
+
+@rule("scaled_dot_product_attention")
+def attention(ctx: Context, query: Sym, key: Sym, value: Sym, attn_mask: Sym | None = None, *_: Any, **__: Any) -> Sym:
+    """softmax(query @ key.T) @ value; its products are not counted by torch's counter on every device, but here."""
+    ctx.equate(query.shape[-1], key.shape[-1])
+    ctx.equate(key.shape[-2], value.shape[-2])
+    batch = broadcast(ctx, [query.shape[:-2], key.shape[:-2], value.shape[:-2]])
+    scores = (*batch, query.shape[-2], key.shape[-2])
+    if attn_mask is not None:
+        broadcast(ctx, [scores, attn_mask.shape])
+    ctx.spend("macs", *scores, query.shape[-1])
+    ctx.spend("macs", *scores, value.shape[-1])
+    return Sym((*batch, query.shape[-2], value.shape[-1]))
 
 
 @rule("batch_norm", "instance_norm")

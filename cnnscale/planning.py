@@ -24,6 +24,8 @@ from .widths import Choice, Group, choose, compiled, groups, pinned_atoms
 
 __all__ = ["Planner", "Request"]
 
+_REACH = 64  # pixels within which a size that the model takes is looked for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -113,7 +115,21 @@ class Planner:
         )
 
     def sides(self, resolution: float) -> tuple[int, ...]:
-        return tuple(round_size(side, resolution) for side in self.analysis.input_size[1:])
+        return self.fitting(tuple(round_size(side, resolution) for side in self.analysis.input_size[1:]))
+
+    def fitting(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """The sides nearest to ``sides`` that the model takes (some take multiples of 32 only), the same number of
+        pixels more or less on each; ``sides`` themselves where there are none."""
+        if sides not in self._fitting:
+            shifts = sorted(range(-_REACH, _REACH + 1), key=abs)
+            moved = (tuple(side + shift for side in sides) for shift in shifts)
+            fits = (s for s in moved if min(s) > 0 and self._fits(side_values(self.analysis, s)))
+            self._fitting[sides] = next(fits, sides)
+        return self._fitting[sides]
+
+    @cached_property
+    def _fitting(self) -> dict[tuple[int, ...], tuple[int, ...]]:
+        return {}
 
     def draft(self, multipliers: Multipliers, sides: tuple[int, ...] | None = None) -> Draft:
         """The candidate for these multipliers.
@@ -137,7 +153,7 @@ class Planner:
 
     def _check(self, values: Values, input_size: Sequence[int]) -> None:
         for check in self.analysis.ctx.equations.checks:
-            if check.poly.at(values) != 0:
+            if not check.at(values):
                 raise WidthError(f"the model does not take inputs of {tuple(input_size)}: sizes part at {check.where}")
         if not self._fits(values):
             raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
@@ -182,6 +198,7 @@ class Planner:
             growth,
             lambda t: request.sides or self.sides(coefficients.at(t).resolution),
             logs,
+            self.fitting,
             fixed=request.sides is not None,
         )
         best = fit(space, phi, 2.0**phi, self.options.tolerance)
@@ -203,7 +220,7 @@ class Planner:
         return Growth(at, cache(lambda: self.costs.changed(values, repeats)))
 
     def _fits(self, values: Values) -> bool:
-        checks = all(check.poly.at(values) == 0 for check in self.analysis.ctx.equations.checks)
+        checks = all(check.at(values) for check in self.analysis.ctx.equations.checks)
         return checks and all(poly.at(values) >= 1 for poly in self._spatial)
 
     @cached_property

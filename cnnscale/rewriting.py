@@ -12,7 +12,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -33,10 +33,11 @@ from .surgery import (
     resize,
     set_attribute,
     split_path,
+    write_attribute,
     write_literal,
 )
 from .symbolic import Values
-from .tracing import Trace, describe, meta_copy, trace
+from .tracing import Attribute, Trace, caller, describe, meta_copy, trace
 
 __all__ = ["Rebuilt", "rebuild"]
 
@@ -89,14 +90,22 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
 # --- 1. the graph -----------------------------------------------------------------------------------------------------
 
 
+class Change(NamedTuple):
+    """A literal of the graph that changed, and the module whose attribute it is (or else which runs the node)."""
+
+    owner: Origin
+    old: int
+    new: int
+    source: Attribute | None
+
+
 @dataclass
 class Expected:
     """The rewritten graph; ``shapes`` predicts each tensor, ``literals`` lists the changed ones by owning module."""
 
     graph: fx.Graph
     shapes: dict[fx.Node, tuple[int, ...]]
-    literals: list[tuple[Origin, int, int]]
-    """(module that runs the node, old value, new value)."""
+    literals: list[Change]
     identities: set[fx.Node]
     """Calls of Identity modules."""
 
@@ -171,9 +180,10 @@ class _Writer:
             new = self.target.analysis.ctx.equations.resolve(update.value).at(values)
             if new != update.value.hint:
                 args, kwargs = _replaced((args, kwargs), update.path, new)
-                owner = list((node.meta.get("nn_module_stack") or {"": ("", None)}).values())[-1][0]
+                owner = update.source.module if update.source is not None else caller(node)
                 origin = self._origin(owner, number)
-                self.expected.literals.append((origin, update.value.hint, new))
+                origin = origin if origin in self.paths else self._origin(owner, 0)
+                self.expected.literals.append(Change(origin, update.value.hint, new, update.source))
         target = node.target
         if node.op == "call_module":
             target = self.paths[self._origin(str(target), number)]
@@ -207,7 +217,7 @@ class _Writer:
             return {key: self._arguments(item, depth + 1) for key, item in value.items()}
         if isinstance(value, slice):
             return slice(*(self._arguments(v, depth + 1) for v in (value.start, value.stop, value.step)))
-        return value
+        return int(value) if isinstance(value, Attribute) else value
 
 
 def _replaced(value: Any, path: tuple[Any, ...], new: int) -> Any:
@@ -345,25 +355,28 @@ def _written_back(module: nn.Module, target: Target, expected: Expected, origins
     Where a literal comes from is not recorded, so the owner's integers of the same value are tried, all at once and
     then none; the trace decides.
     """
-    mismatch = ""
+    first = ""
     for write in (True, False) if expected.literals else (False,):
         undo = _write_literals(module, expected, origins) if write else []
         undo += _add_residuals(module, origins, target)
         mismatch = _difference(module, target, expected, {origin: path for path, origin in origins.items()})
         if not mismatch:
             return ""
+        first = first or mismatch
         for restore in reversed(undo):
             restore()
-    return mismatch
+    return first
 
 
 def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Origin]) -> list[Undo]:
     modules = {origin: module.get_submodule(path) for path, origin in origins.items()}
     undo: list[Undo] = []
-    for origin, old, new in expected.literals:
-        owner = modules.get(origin)
-        if owner is not None:
-            undo += write_literal(owner, old, new)
+    for change in expected.literals:
+        owner = modules.get(change.owner)
+        if owner is not None and change.source is not None:
+            undo += write_attribute(owner, change.source, change.new)
+        elif owner is not None:
+            undo += write_literal(owner, change.old, change.new)
     return undo
 
 

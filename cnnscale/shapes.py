@@ -7,21 +7,36 @@ arguments of one operation, records the equations that the operation imposes, an
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .equations import Equations
 from .symbolic import Poly, Values, as_poly
-from .tracing import describe
+from .tracing import Attribute, describe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Context", "Lit", "Product", "Split", "Sym", "Update", "broadcast", "hints", "is_size", "symbolic_tensors"]
+__all__ = [
+    "Comparison",
+    "Context",
+    "Lit",
+    "Product",
+    "Ratio",
+    "Split",
+    "Sym",
+    "Update",
+    "broadcast",
+    "constant",
+    "hints",
+    "is_size",
+    "symbolic_tensors",
+]
 
 
 @dataclass(frozen=True)
@@ -32,14 +47,34 @@ class Sym:
 
 
 class Lit(int):
-    """An integer that stands literally in a node's arguments; ``path`` says where: ``("args", 1, 2)``."""
+    """An integer that stands literally in a node's arguments; ``path`` says where: ``("args", 1, 2)``. ``source`` is
+    the module attribute that it comes from, where that is known."""
 
     path: tuple[str | int, ...]
+    source: Attribute | None
 
     def __new__(cls, value: int, path: tuple[str | int, ...]) -> Self:
         self = super().__new__(cls, value)
         self.path = path
+        self.source = value if isinstance(value, Attribute) else None
         return self
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``above / below``, not yet rounded to an integer."""
+
+    above: Poly
+    below: Poly
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``left`` compared with ``right``; ``holds`` says of their difference whether it is true."""
+
+    left: Poly
+    right: Poly
+    holds: Callable[[int], bool]
 
 
 @dataclass(frozen=True)
@@ -58,6 +93,7 @@ class Update:
     node: fx.Node
     path: tuple[str | int, ...]
     value: Poly
+    source: Attribute | None
 
 
 @dataclass(frozen=True)
@@ -108,14 +144,22 @@ class Context:
         if tensor is None:
             return None
         if id(tensor) not in self.shared:  # a constant of the trace
-            return Sym(tuple(map(as_poly, tensor.shape)))
+            return constant(tensor)
         name = self.shared[id(tensor)]
         if name not in self.tensors:
             self.tensors[name] = tuple(
-                as_poly(1) if size == 1 else self.equations.atom(f"{name}:{i}", size, is_width=True)
+                as_poly(size)
+                if size == 1 or i >= self._channel_dims(parent, tensor)
+                else self.equations.atom(f"{name}:{i}", size, is_width=True)
                 for i, size in enumerate(tensor.shape)
             )
         return Sym(self.tensors[name])
+
+    def _channel_dims(self, module: str, tensor: torch.Tensor) -> int:
+        """How many leading dimensions may be channels: not those of a kernel, and none of a table of indices."""
+        if not tensor.is_floating_point():
+            return 0
+        return 2 if isinstance(self.module.get_submodule(module), _ConvNd) else tensor.dim()
 
     def equate(self, left: Poly, right: Poly | int) -> None:
         self.equations.equate(left, as_poly(right), self.where)
@@ -125,6 +169,11 @@ class Context:
 
     def call(self, function: str, argument: Poly, *parameters: float | None) -> Poly:
         return self.equations.call(function, argument, *parameters)
+
+    def decide(self, condition: Comparison, truth: bool) -> None:
+        """``condition`` stays as it is: the model takes another way where it does not."""
+        holds = condition.holds if truth else lambda difference: not condition.holds(difference)
+        self.equations.decide(condition.left - condition.right, holds, self.where)
 
     def is_channel(self, poly: Poly) -> bool:
         """Whether ``poly`` depends on a width that may still change."""
@@ -145,7 +194,7 @@ class Context:
     def literal(self, value: Poly | int, poly: Poly) -> Poly:
         """``value`` in the arguments equals ``poly``; where it is a literal, it will be rewritten."""
         if isinstance(value, Lit):
-            self.updates.append(Update(self.node, value.path, poly))
+            self.updates.append(Update(self.node, value.path, poly, value.source))
         else:
             self.equate(as_poly(value), poly)
         return poly
@@ -200,6 +249,11 @@ def symbolic_tensors(args: Any) -> list[Sym]:
     elif not isinstance(args, (tuple, list)):
         return []
     return [sym for value in args for sym in symbolic_tensors(value)]
+
+
+def constant(tensor: torch.Tensor) -> Sym:
+    """A tensor whose sizes do not move."""
+    return Sym(tuple(map(as_poly, tensor.shape)))
 
 
 def hints(value: Any) -> Any:

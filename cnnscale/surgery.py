@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .stages import Block
+from .tracing import Attribute
 
 __all__ = [
     "CONTAINERS",
@@ -30,6 +31,7 @@ __all__ = [
     "resize",
     "set_attribute",
     "split_path",
+    "write_attribute",
     "write_literal",
 ]
 
@@ -170,7 +172,7 @@ def set_attribute(owner: nn.Module, name: str, value: Any) -> Undo:
 def write_literal(owner: nn.Module, old: int, new: int) -> list[Undo]:
     """Give every public integer attribute of ``owner`` with the value ``old``, alone or in a tuple, the value ``new``.
 
-    A literal of the graph comes from such an attribute, though which one is not recorded.
+    For a literal of the graph of which is not known where it comes from.
     """
     changed = {name: _with_literal(value, old, new) for name, value in vars(owner).items() if not name.startswith("_")}
     return [set_attribute(owner, name, value) for name, value in changed.items() if value is not vars(owner)[name]]
@@ -182,6 +184,18 @@ def _with_literal(value: Any, old: int, new: int) -> Any:
     if type(value) in (tuple, list) and old in value and all(type(v) is int for v in value):
         return type(value)(new if v == old else v for v in value)
     return value
+
+
+def write_attribute(owner: nn.Module, source: Attribute, new: int) -> list[Undo]:
+    """Give the attribute that ``source`` comes from the value by which ``source`` becomes ``new``, if there is one."""
+    value = source.at(new)
+    if value is None:
+        return []
+    if source.item is None:
+        return [set_attribute(owner, source.name, value)]
+    items = list(getattr(owner, source.name))
+    items[source.item] = value
+    return [set_attribute(owner, source.name, type(getattr(owner, source.name))(items))]
 
 
 def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:

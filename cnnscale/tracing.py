@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -27,11 +27,16 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from .errors import ModelError, TraceError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "BATCH",
     "SAME_SHAPE",
+    "Attribute",
     "Call",
     "Trace",
+    "caller",
     "describe",
     "example_input",
     "is_leaf",
@@ -96,6 +101,8 @@ class Trace:
     graph: fx.Graph
     nodes: tuple[fx.Node, ...]
     calls: tuple[Call, ...]
+    decisions: dict[fx.Node, bool]
+    """Nodes by whose truth Python chose its way, and how it was."""
     input_size: tuple[int, ...]
 
     @cached_property
@@ -119,12 +126,12 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
     """
     module.train(train)
     tracer = _Tracer(example_input(module, input_size))
-    with _scripting_refused(module), torch.no_grad():
+    with _scripting_refused(module), _attributes_marked(module), torch.no_grad():
         try:
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
             raise _failure(module, tracer, error, input_size) from error
-    return Trace(module, graph, tuple(graph.nodes), tuple(tracer.calls), input_size)
+    return Trace(module, graph, tuple(graph.nodes), tuple(tracer.calls), tracer.decisions, input_size)
 
 
 def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = BATCH) -> torch.Tensor:
@@ -143,6 +150,67 @@ def _scripting_refused(module: nn.Module) -> Iterator[None]:
     yield
 
 
+class Attribute(int):
+    """An integer attribute of one of the model's own modules; it knows its place as long as it is only multiplied and
+    divided: its value is ``attribute * times // over``."""
+
+    module: str
+    name: str
+    item: int | None
+    """Index within the attribute, where that is a tuple or a list."""
+    times: int
+    over: int
+
+    def __new__(
+        cls, value: int, module: str, name: str, item: int | None = None, times: int = 1, over: int = 1
+    ) -> Self:
+        self = super().__new__(cls, value)
+        self.module, self.name, self.item, self.times, self.over = module, name, item, times, over
+        return self
+
+    def __mul__(self, other: Any) -> Any:
+        if not isinstance(other, int) or self.over != 1:
+            return super().__mul__(other)
+        return Attribute(int(self) * int(other), self.module, self.name, self.item, self.times * int(other))
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        if not isinstance(other, int):
+            return super().__floordiv__(other)
+        return Attribute(int(self) // int(other), self.module, self.name, self.item, self.times, self.over * int(other))
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+    def at(self, value: int) -> int | None:
+        """What the attribute must be for this expression to have ``value``; None where no integer will do."""
+        attribute, rest = divmod(value * self.over, self.times)
+        return None if rest else attribute
+
+
+@contextmanager
+def _attributes_marked(module: nn.Module) -> Iterator[None]:
+    """While the model is traced, integer attributes of its own modules know their places."""
+    stores = [(path, vars(child)) for path, child in module.named_modules() if not is_leaf(child)]
+    before = [(store, dict(store)) for _, store in stores]
+    for path, store in stores:
+        for name, value in store.items():
+            if name.startswith("_"):
+                continue
+            if type(value) is int and value > 1:
+                store[name] = Attribute(value, path, name)
+            elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+                store[name] = type(value)(Attribute(v, path, name, i) for i, v in enumerate(value))
+    try:
+        yield
+    finally:
+        for store, values in before:
+            for name, value in values.items():
+                if isinstance(store.get(name), (Attribute, tuple, list)):
+                    store[name] = value
+
+
 class _Value(fx.Proxy):
     """A proxy that answers with today's value where Python insists on one."""
 
@@ -151,7 +219,10 @@ class _Value(fx.Proxy):
         return self.node.meta["val"]
 
     def __bool__(self) -> bool:
-        return bool(self.value)
+        answer = bool(self.value)
+        if isinstance(self.tracer, _Tracer):
+            self.tracer.decisions[self.node] = answer
+        return answer
 
     def __int__(self) -> int:
         return int(self.value)
@@ -192,6 +263,7 @@ class _Tracer(fx.Tracer):
         self.example = example
         self.evaluating = False
         self.calls: list[Call] = []
+        self.decisions: dict[fx.Node, bool] = {}
         self.last: fx.Node | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
@@ -292,6 +364,11 @@ def user_frame(tb: TracebackType | None) -> str:
         if not frame.filename.startswith((*ours, "<")):
             return f" at {frame.filename}:{frame.lineno} ({frame.line})"
     return ""
+
+
+def caller(node: fx.Node) -> str:
+    """The path of the module whose forward makes this call."""
+    return str(next(reversed((node.meta.get("nn_module_stack") or {"": ("", None)}).values()))[0])
 
 
 def describe(node: fx.Node) -> str:

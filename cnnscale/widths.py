@@ -196,7 +196,7 @@ def _choice(group: Group, width: float, values: Values, divisor: int, round_limi
     if group.whole is not None:
         whole = group.whole.at(values)
         wanted = whole * now / group.whole.hint
-        return Choice(group, min(max(1, round(wanted)), max(1, whole - 1)), wanted, "in proportion to what it cuts")
+        return Choice(group, min(max(1, int(wanted)), max(1, whole - 1)), wanted, "in proportion to what it cuts")
     wanted = unit * now * width
     if width == 1:
         return Choice(group, now, wanted, "unchanged")
