@@ -6,7 +6,8 @@ order:
 
 1. chains of two or more blocks (of several layers, or of one and a residual), outermost first; a block that itself
    holds such a chain is a wrapper;
-2. single blocks of a class that (1) accepted, or that occurs at least twice;
+2. single blocks of a class that (1) accepted, or that occurs at least twice, or in a container of their own beside
+   those of other stages;
 3. ``dense`` stages, where every block reads all earlier outputs, ``growing`` ones, where it appends to its input, and
    ``gathered`` chains, whose outputs are all concatenated at the end;
 4. plain stacks: modules of one convolution that are alike, and layers side by side in a Sequential (convolution, norm,
@@ -267,7 +268,7 @@ def _outermost(sites: Iterable[Site]) -> list[Site]:
 def _singles(
     trace: Trace, candidates: list[Site], chains: list[Site], alike: list[Site], accepted: list[Site]
 ) -> list[Site]:
-    """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing.
+    """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
     A wrapper holds a chain, or a residual block of a class that occurs twice, or is but a container of one block of a
     class of its own. Without a residual, layers that are alike are a stage too, and what holds them is its wrapper.
@@ -285,7 +286,19 @@ def _singles(
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template)]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
-    return _outermost(s for s in lone if s.template.cls in known | twice)
+    return _outermost(s for s in lone if s.template.cls in known | twice or _is_listed(trace, s.template, accepted))
+
+
+def _is_listed(trace: Trace, block: Block, accepted: list[Site]) -> bool:
+    """Whether the block has a container of its own in a row of containers (``blocks.0``, or ``stage1``) of which another
+    holds a stage."""
+
+    def row(path: str) -> tuple[str, type]:
+        return path.rstrip("0123456789"), type(trace.modules[path])
+
+    numbered = isinstance(trace.modules[block.parent], (nn.Sequential, nn.ModuleList)) and block.parent[-1:].isdigit()
+    alone = len(trace.modules[block.parent]._modules) == 1
+    return numbered and alone and any(row(s.template.parent) == row(block.parent) for s in accepted)
 
 
 # --- plain stacks -----------------------------------------------------------------------------------------------------

@@ -159,20 +159,27 @@ Roles = dict[tuple[str, str], list[tuple[Atom, Member, dict[Base, Poly], str]]]
 
 
 def _fitted(roles: Roles, divisor: int) -> Iterator[Rules]:
-    """Roles of one class whose places differ in numbers only are fitted together where one hypothesis serves all."""
-    merged: Roles = defaultdict(list)
-    for (cls, place), members in roles.items():
-        merged[cls, ".".join(part for part in place.split(".") if not part.isdigit())] += members
-    for (cls, place), members in merged.items():
-        together = derive([m for _, m, _, _ in members], divisor)
-        if together is not None:
-            yield {a: (d, bases[d.base]) for (a, _, bases, _), d in zip(members, together, strict=True)}
-            continue
-        for (other, exact), few in roles.items():
-            if other == cls and ".".join(p for p in exact.split(".") if not p.isdigit()) == place:
-                alone = derive([m for _, m, _, _ in few], divisor)
-                if alone is not None:
-                    yield {a: (d, bases[d.base]) for (a, _, bases, _), d in zip(few, alone, strict=True)}
+    """Roles are fitted together where one hypothesis serves all: those of one place, whatever the class of the block;
+    else those of one class whose places differ in numbers only; else each alone."""
+    yield from _merged(roles, [_place, lambda role: (role[0], _place(role)), lambda role: role], divisor)
+
+
+def _place(role: tuple[str, str]) -> str:
+    return ".".join(part for part in role[1].split(".") if not part.isdigit())
+
+
+def _merged(roles: Roles, keys: Sequence[Callable[[tuple[str, str]], object]], divisor: int) -> Iterator[Rules]:
+    """The rules of ``roles``, merged by the first of ``keys``; those that no one hypothesis serves by the next."""
+    parts: dict[object, Roles] = defaultdict(dict)
+    for role, members in roles.items():
+        parts[keys[0](role)][role] = members
+    for part in parts.values():
+        members = [member for several in part.values() for member in several]
+        found = derive([m for _, m, _, _ in members], divisor)
+        if found is not None:
+            yield {a: (d, bases[d.base]) for (a, _, bases, _), d in zip(members, found, strict=True)}
+        elif keys[1:]:
+            yield from _merged(part, keys[1:], divisor)
 
 
 def choose(
@@ -230,25 +237,27 @@ def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]
         pinned.update(dict.fromkeys(matches, pattern))
     atoms: dict[Atom, str] = {}
     for path, pattern in pinned.items():
-        for other, poly in producers.items():
-            if other not in pinned and poly.has_width and poly == producers[path]:
-                raise WidthError(_clash(analysis, path, other, poly))
+        _check_pin(analysis, path, pinned, producers)
         atoms.update(dict.fromkeys((a for a in producers[path].atoms() if a.is_width), pattern))
     return atoms
 
 
+def _check_pin(analysis: Analysis, path: str, pinned: dict[str, str], producers: dict[str, Poly]) -> None:
+    """A gate's width follows a pinned one; a layer that is added to a pinned one has a will of its own."""
+    poly = producers[path]
+    meeting = next((node for node, dim in analysis.ctx.sums if analysis.ctx.equations.resolve(dim) == poly), None)
+    other = next((p for p, width in producers.items() if p not in pinned and width == poly), None)
+    if meeting is None or other is None or not poly.has_width:
+        return
+    one, two = analysis.baseline_path(path), analysis.baseline_path(other)
+    raise WidthError(
+        f"{one!r} is pinned at {poly.hint} channels but shares its width with {two!r}, which is to be widened: they "
+        f"meet at the sum {meeting.name!r} and no projection lies between them; pin {two!r} as well, or pin neither"
+    )
+
+
 def _plain(analysis: Analysis, path: str) -> str:
     return analysis.baseline_path(path).removesuffix(COPY)
-
-
-def _clash(analysis: Analysis, pinned: str, other: str, poly: Poly) -> str:
-    node = next((n for n, d in analysis.ctx.sums if analysis.ctx.equations.resolve(d) == poly), None)
-    where = f" at the sum {node.name!r}" if node is not None else ""
-    one, two = analysis.baseline_path(pinned), analysis.baseline_path(other)
-    return (
-        f"{one!r} is pinned at {poly.hint} channels but shares its width with {two!r}, which is to be widened: they "
-        f"meet{where} and no projection lies between them; pin {two!r} as well, or pin neither"
-    )
 
 
 def compiled(pattern: str, option: str) -> Callable[[str], object]:
