@@ -72,6 +72,10 @@ class Analysis:
         origin = self.origins.get(path, Origin(path, 0))
         return origin.path if origin.copy == 0 else f"{origin.path}{COPY}"
 
+    def plain_path(self, path: str) -> str:
+        """The same, a copy's path being that of what it copies."""
+        return self.baseline_path(path).removesuffix(COPY)
+
     def blocks(self) -> Iterator[tuple[int, int, Block]]:
         """(stage number, position, block) of every block."""
         for s, stage in enumerate(self.stages):

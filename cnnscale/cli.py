@@ -86,6 +86,7 @@ class _Shaping:
     depth_rounding: Annotated[Literal["ceil", "round", "floor"], _round("Rounding of repeats.")] = "ceil"
     pin: Annotated[list[str], _round("Regex of modules whose width stays.")] = field(default_factory=list)
     pin_depth: Annotated[list[str], _round("Regex of stages whose repeats stay.")] = field(default_factory=list)
+    derive: Annotated[list[str], _round("REGEX=RULE for inner widths.")] = field(default_factory=list)
 
     def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
@@ -99,6 +100,7 @@ class _Shaping:
             "input_size": declared_size if size is None else size if len(size) == 3 else (3, size[0], size[-1]),
             "pin": tuple(self.pin),
             "pin_depth": tuple(self.pin_depth),
+            "derive": dict(map(_told, self.derive)),
         }
 
 
@@ -124,6 +126,14 @@ def _pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | N
     if len(sides) > forms.count("x") + 1 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UsageError(f"{option} must be {forms} or SIDE in pixels, got {text!r}")
     return tuple(map(int, sides))
+
+
+def _told(text: str) -> tuple[str, str]:
+    """``REGEX=RULE``, the rule being what follows the last equals sign."""
+    pattern, equals, rule = text.rpartition("=")
+    if not equals:
+        raise UsageError(f"--derive must be REGEX=RULE, got {text!r}")
+    return pattern, rule.strip()
 
 
 class _PhisCommand(TyperCommand):

@@ -15,12 +15,13 @@ from .coefficients import Coefficients, Multipliers
 from .costs import CostModel, side_values, sizes
 from .errors import ModelError, UsageError, WidthError
 from .fitting import Growth, Space, fit
+from .patterns import compiled
 from .plans import Cost, Fixed, Options, Plan, Width
 from .plans import Stage as PlannedStage
 from .reading import fingerprint
 from .rounding import round_repeats, round_size
 from .symbolic import Atom, Poly, Values
-from .widths import Choice, Group, choose, compiled, groups, pinned_atoms
+from .widths import Choice, Group, choose, groups, pinned_atoms
 
 __all__ = ["Planner", "Request"]
 
@@ -60,7 +61,7 @@ class Planner:
 
     @cached_property
     def groups(self) -> list[Group]:
-        return groups(self.analysis, self.options.divisor)
+        return groups(self.analysis, self.options.divisor, self.options.derive)
 
     @cached_property
     def costs(self) -> CostModel:

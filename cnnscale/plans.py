@@ -83,6 +83,7 @@ class Options(_Record):
     depth_rounding: Literal["ceil", "round", "floor"] = "ceil"
     pin: tuple[str, ...] = ()
     pin_depth: tuple[str, ...] = ()
+    derive: tuple[tuple[str, str], ...] = ()
     fit: bool = False
     tolerance: float = Field(0.03, gt=0, strict=True)
 

@@ -21,6 +21,7 @@ from .analysis import Analysis, Stage
 from .costs import copy_atom, multiplicity
 from .errors import CnnScaleError, RewriteError
 from .opening import donor_for, residual_flags
+from .schedules import redraw_schedules
 from .shapes import Sym
 from .stages import Block, is_sum, shape
 from .surgery import (
@@ -29,7 +30,6 @@ from .surgery import (
     Undo,
     copies_of,
     edit_blocks,
-    redraw_schedules,
     resize,
     set_attribute,
     split_path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
@@ -50,6 +50,7 @@ def scale(
     depth_rounding: DepthRounding = "ceil",
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
+    derive: Mapping[str, str] | None = None,
     weights: Weights = "fresh",
     seed: int | None = None,
 ) -> nn.Module:
@@ -76,6 +77,8 @@ def scale(
         depth_rounding: how repeats become integers.
         pin: regular expressions on module paths whose output widths stay.
         pin_depth: regular expressions on stage paths whose repeats stay.
+        derive: rules for widths which the baseline cannot show, by regular expression on module paths, in the words of
+            a plan: ``{"conv_pw": "in proportion to block input"}`` (:func:`cnnscale.derivation.parse`).
         weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits.
         seed: makes the drawn weights reproducible; the global generator is never touched.
 
@@ -100,6 +103,7 @@ def scale(
         depth_rounding,
         pin,
         pin_depth,
+        derive,
     )
     analysis = _analysis(model, input_size)
     planner = Planner(analysis, request.options)
@@ -126,6 +130,7 @@ def plan(
     depth_rounding: DepthRounding = "ceil",
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
+    derive: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan that :func:`scale` would carry out, with the same arguments and errors; nothing is built."""
     request = _request(
@@ -142,6 +147,7 @@ def plan(
         depth_rounding,
         pin,
         pin_depth,
+        derive,
     )
     return Planner(_analysis(model, input_size), request.options).plan(request)
 
@@ -195,6 +201,7 @@ def _request(
     depth_rounding: DepthRounding,
     pin: Sequence[str],
     pin_depth: Sequence[str],
+    derive: Mapping[str, str] | None,
 ) -> Request:
     """The arguments, checked."""
     wanted = {"depth": depth, "width": width, "resolution": resolution}
@@ -220,6 +227,7 @@ def _request(
         depth_rounding=depth_rounding,
         pin=_patterns(pin, "pin"),
         pin_depth=_patterns(pin_depth, "pin_depth"),
+        derive=_told(derive),
         fit=phi is not None if fit is None else fit,
         tolerance=tolerance,
     )
@@ -241,6 +249,12 @@ def _patterns(value: Sequence[str], name: str) -> tuple[str, ...]:
     if isinstance(value, str):
         raise UsageError(f"{name} takes a sequence of regular expressions: {name}=({value!r},)")
     return tuple(value)
+
+
+def _told(value: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    if value is not None and not _is_a(Mapping, value):
+        raise UsageError(f"derive takes a mapping of regular expressions to rules, got {value!r}")
+    return tuple((value or {}).items())
 
 
 def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, ...] | None:

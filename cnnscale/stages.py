@@ -290,8 +290,7 @@ def _singles(
 
 
 def _is_listed(trace: Trace, block: Block, accepted: list[Site]) -> bool:
-    """Whether the block has a container of its own in a row of containers (``blocks.0``, or ``stage1``) of which another
-    holds a stage."""
+    """Whether the block has a container of its own, in a row of them (``blocks.0``, ``stage1``) that holds a stage."""
 
     def row(path: str) -> tuple[str, type]:
         return path.rstrip("0123456789"), type(trace.modules[path])

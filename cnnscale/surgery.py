@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,7 +27,6 @@ __all__ = [
     "copies_of",
     "edit_blocks",
     "new_tensor",
-    "redraw_schedules",
     "resize",
     "set_attribute",
     "split_path",
@@ -196,68 +195,6 @@ def write_attribute(owner: nn.Module, source: Attribute, new: int) -> list[Undo]
     items = list(getattr(owner, source.name))
     items[source.item] = value
     return [set_attribute(owner, source.name, type(getattr(owner, source.name))(items))]
-
-
-def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:
-    """Redraw rates that rise linearly from block to block (stochastic depth) over the new number of blocks.
-
-    Rates are ``peak * i / n`` (EfficientNet) or ``peak * i / (n - 1)`` (ConvNeXt); the author's is the one whose
-    peak is the rounder number. Where a block of the baseline has rate 0, its author may have put an Identity.
-    """
-    for cls, name in _rated(baseline):
-        slots = _slots(baseline, cls, name)
-        values = [slot.rate for slot in slots]
-        if len(values) < 2 or (len(values) < 3 and values[0]):
-            continue
-        step = (values[-1] - values[0]) / (len(values) - 1)
-        linear = all(abs(v - i * step) < 1e-9 for i, v in enumerate(values))
-        after = _slots(scaled, cls, name)
-        if step <= 0 or not linear or len(after) == len(values):
-            continue
-        inclusive, exclusive = round(values[-1], 9), round(values[-1] + step, 9)
-        shifted = len(repr(exclusive)) < len(repr(inclusive))
-        peak, steps = (exclusive, len(after)) if shifted else (inclusive, max(1, len(after) - 1))
-        pattern = next(slot.module for slot in reversed(slots) if isinstance(slot.module, cls))
-        for i, slot in enumerate(after):
-            rate = peak * i / steps
-            if isinstance(slot.module, cls):
-                setattr(slot.module, name, rate)
-            elif rate > 0:
-                module = copy.deepcopy(pattern)
-                setattr(module, name, rate)
-                setattr(slot.parent, slot.child, module)
-
-
-class _Slot(NamedTuple):
-    """A place for a module with a rate."""
-
-    parent: nn.Module
-    child: str
-    module: nn.Module
-    rate: float
-
-
-def _rated(root: nn.Module) -> Iterator[tuple[type[nn.Module], str]]:
-    """Classes of modules without parameters that hold a rate, and the rate's name."""
-    found = {
-        (type(module), name): None
-        for module in root.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, float) and 0 <= value < 1 and not list(module.parameters(recurse=False))
-    }
-    yield from found
-
-
-def _slots(root: nn.Module, cls: type[nn.Module], name: str) -> list[_Slot]:
-    """Every module of ``cls``, and every Identity in the same place of the same class of block, in order."""
-    children = [(parent, key, child) for parent in root.modules() for key, child in parent.named_children()]
-    rated = {id(child) for _, _, child in children if type(child) is cls and name in vars(child)}
-    places = {(type(parent), key) for parent, key, child in children if id(child) in rated}
-    return [
-        _Slot(parent, key, child, float(vars(child)[name]) if id(child) in rated else 0.0)
-        for parent, key, child in children
-        if id(child) in rated or (type(child) is nn.Identity and (type(parent), key) in places)
-    ]
 
 
 def copies_of(root: nn.Module, block: Block, count: int) -> tuple[tuple[nn.Module, ...], ...]:

@@ -1,7 +1,7 @@
 """Width groups: which channels have one width, and which number each group gets.
 
 1. Trunk widths, those of block inputs, block outputs and residual sums, are multiplied and rounded.
-2. A width inside a block follows its trunk by the rule that reproduces the baseline (:mod:`cnnscale.derivation`).
+2. A width inside a block follows its trunk by the rule that reproduces the baseline (:mod:`cnnscale.roles`).
 3. What an exact fraction of a concatenation reads (a transition) stays that fraction: depth changes it too.
 4. All other widths are multiplied and rounded on their own; at multiplier 1 nothing is rounded.
 """
@@ -9,19 +9,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .analysis import COPY, Analysis
-from .derivation import Base, Derived, Member, derive
+from .analysis import Analysis
+from .derivation import Derived
 from .errors import UsageError, WidthError
+from .patterns import compiled
+from .roles import found_rules, told_rules
 from .rounding import round_channels
-from .stages import Block
 from .symbolic import Atom, Poly, Values
 
-__all__ = ["Choice", "Group", "choose", "compiled", "groups", "pinned_atoms"]
+__all__ = ["Choice", "Group", "choose", "groups", "pinned_atoms"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ class Choice:
     rule: str
 
 
-def groups(analysis: Analysis, divisor: int) -> list[Group]:
-    """The free widths, in the order in which :func:`choose` decides them: trunk first, then by position in the net."""
+def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = ()) -> list[Group]:
+    """The free widths, in the order in which :func:`choose` decides them: trunk first, then by position in the net.
+
+    ``told`` are the user's own rules for some of them: (regular expression on module paths, rule).
+    """
     resolve = analysis.ctx.equations.resolve
     producers = {path: resolve(poly) for path, poly in analysis.ctx.producers.items()}
     scalable = {a for poly in producers.values() for a in poly.atoms() if a.is_width}
@@ -67,7 +70,9 @@ def groups(analysis: Analysis, divisor: int) -> list[Group]:
         if single is not None:
             layers[single[1]].append((path, single[0]))
     trunk = _trunk(analysis)
-    rules = _rules(analysis, producers, layers, trunk, divisor)
+    rules = found_rules(analysis, layers, trunk, divisor)
+    for pattern, text in told:
+        rules = told_rules(analysis, rules, layers, pattern, text, divisor)
     found = []
     for atom in sorted(scalable, key=lambda a: (a not in trunk or a in rules, a.index)):
         own = layers.get(atom, [])
@@ -84,102 +89,6 @@ def _trunk(analysis: Analysis) -> set[Atom]:
     for _, _, block in analysis.blocks():
         polys += [p for node in (*block.inputs, block.output) if (p := analysis.channels(node)) is not None]
     return {atom for poly in polys for atom in poly.atoms() if atom.is_width}
-
-
-Rules = dict[Atom, tuple[Derived, Poly]]
-
-
-def _rules(
-    analysis: Analysis,
-    producers: dict[str, Poly],
-    layers: dict[Atom, list[tuple[str, int]]],
-    trunk: set[Atom],
-    divisor: int,
-) -> Rules:
-    """The derivation of every width that has one, and the polynomial that it derives from."""
-    resolve = analysis.ctx.equations.resolve
-    blocks = {path: block for _, _, block in analysis.blocks() for path in block.modules}
-    last = max((block.stop for _, _, block in analysis.blocks()), default=0)
-    position = {p: i for i, p in enumerate(producers)}
-    rules: Rules = {}
-    roles: dict[tuple[str, str], list[tuple[Atom, Member, dict[Base, Poly], str]]] = defaultdict(list)
-    order = {node.target: i for i, node in enumerate(analysis.trace.nodes) if node.op == "call_module"}
-    for atom, own in layers.items():
-        path, unit = min(own, key=lambda item: position[item[0]])
-        inputs = resolve(analysis.ctx.inputs[path])
-        width = unit * atom.hint
-        if _counts_blocks(analysis, inputs) and inputs.hint % width == 0 and atom not in set(inputs.atoms()):
-            rules[atom] = Derived("own input", over=inputs.hint // width), inputs
-            continue
-        if atom in trunk:
-            continue
-        block = _enclosing(blocks, path)
-        if block is not None:
-            bases = _bases(analysis, block, inputs)
-            member = Member(width, {name: poly.hint for name, poly in bases.items()})
-            roles[block.cls, path[len(block.path) + 1 :]].append((atom, member, bases, path))
-        elif (
-            last
-            and order.get(path, -1) >= last
-            and inputs.has_width
-            and width % inputs.hint == 0
-            and width > inputs.hint
-        ):
-            rules[atom] = Derived("own input", times=width // inputs.hint), inputs
-    for role in _fitted(roles, divisor):
-        rules.update(role)
-    return rules
-
-
-def _counts_blocks(analysis: Analysis, poly: Poly) -> bool:
-    extras = {s.concatenation.extra for s in analysis.stages if s.concatenation is not None}
-    return any(atom in extras for atom in poly.atoms())
-
-
-def _enclosing(blocks: dict[str, Block], path: str) -> Block | None:
-    while path:
-        if path in blocks:
-            return blocks[path]
-        path = path.rpartition(".")[0]
-    return None
-
-
-def _bases(analysis: Analysis, block: Block, inputs: Poly) -> dict[Base, Poly]:
-    entry = analysis.channels(block.inputs[-1]) if len(block.inputs) == 1 else None
-    output = analysis.channels(block.output)
-    bases: dict[Base, Poly] = {"own input": inputs}
-    if entry is not None:
-        bases["block input"] = entry
-    if output is not None:
-        bases["block output"] = output
-    return bases
-
-
-Roles = dict[tuple[str, str], list[tuple[Atom, Member, dict[Base, Poly], str]]]
-
-
-def _fitted(roles: Roles, divisor: int) -> Iterator[Rules]:
-    """Roles are fitted together where one hypothesis serves all: those of one place, whatever the class of the block;
-    else those of one class whose places differ in numbers only; else each alone."""
-    yield from _merged(roles, [_place, lambda role: (role[0], _place(role)), lambda role: role], divisor)
-
-
-def _place(role: tuple[str, str]) -> str:
-    return ".".join(part for part in role[1].split(".") if not part.isdigit())
-
-
-def _merged(roles: Roles, keys: Sequence[Callable[[tuple[str, str]], object]], divisor: int) -> Iterator[Rules]:
-    """The rules of ``roles``, merged by the first of ``keys``; those that no one hypothesis serves by the next."""
-    parts: dict[object, Roles] = defaultdict(dict)
-    for role, members in roles.items():
-        parts[keys[0](role)][role] = members
-    for part in parts.values():
-        members = [member for several in part.values() for member in several]
-        found = derive([m for _, m, _, _ in members], divisor)
-        if found is not None:
-            yield {a: (d, bases[d.base]) for (a, _, bases, _), d in zip(members, found, strict=True)}
-        elif keys[1:]:
-            yield from _merged(part, keys[1:], divisor)
 
 
 def choose(
@@ -230,7 +139,7 @@ def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]
     pinned: dict[str, str] = {}
     for pattern in patterns:
         search = compiled(pattern, "pin")
-        matches = [p for p in producers if search(analysis.baseline_path(p)) or search(_plain(analysis, p))]
+        matches = [p for p in producers if search(analysis.baseline_path(p)) or search(analysis.plain_path(p))]
         if not matches:
             example = next(iter(producers))
             raise UsageError(f"pin={pattern!r} matches no convolution or linear layer; paths look like {example!r}")
@@ -254,15 +163,3 @@ def _check_pin(analysis: Analysis, path: str, pinned: dict[str, str], producers:
         f"{one!r} is pinned at {poly.hint} channels but shares its width with {two!r}, which is to be widened: they "
         f"meet at the sum {meeting.name!r} and no projection lies between them; pin {two!r} as well, or pin neither"
     )
-
-
-def _plain(analysis: Analysis, path: str) -> str:
-    return analysis.baseline_path(path).removesuffix(COPY)
-
-
-def compiled(pattern: str, option: str) -> Callable[[str], object]:
-    """``re.search`` for a pattern given by the user."""
-    try:
-        return re.compile(pattern).search
-    except re.error as error:
-        raise UsageError(f"{option}={pattern!r} is not a regular expression: {error}") from error

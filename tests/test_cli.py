@@ -256,6 +256,7 @@ class TestPlan:
                     "floor",
                 ),
                 *("--pin", "^stem$", "--pin", "stage1", "--pin-depth", "stage2", "--input-size", "3x40x32", "--json"),
+                *("--derive", "conv=on its own"),
             ).stdout
         )
         bases = made.coefficients
@@ -267,6 +268,7 @@ class TestPlan:
             depth_rounding="floor",
             pin=("^stem$", "stage1"),
             pin_depth=("stage2",),
+            derive=(("conv", "on its own"),),
             fit=False,
             tolerance=0.5,
         )
