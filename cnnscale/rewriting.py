@@ -20,6 +20,7 @@ from torch import fx, nn
 from .analysis import Analysis, Stage
 from .costs import copy_atom, multiplicity
 from .errors import CnnScaleError, RewriteError
+from .fans import follow_fans
 from .opening import donor_for, residual_flags
 from .schedules import redraw_schedules
 from .shapes import Sym
@@ -245,6 +246,7 @@ def edited_module(model: nn.Module, target: Target) -> tuple[nn.Module, dict[str
     origins = edit_blocks(root, list(_edits(root, target)))
     _resize(root, origins, target)
     redraw_schedules(target.analysis.baseline, root)
+    follow_fans(target.analysis.baseline, root)
     return root, origins
 
 

@@ -107,7 +107,7 @@ def _redraw_deviations(baseline: nn.Module, scaled: nn.Module) -> None:
         before, after = (_rows(net, cls, name) for net in (baseline, scaled))
         for power in _POWERS:
             line = _line([[getattr(block, name) ** power for block in row] for row in before])
-            if line is not None:
+            if line is not None and list(map(len, before)) != list(map(len, after)):
                 for row, variances in zip(after, _variances(list(map(len, after)), *line), strict=True):
                     for block, variance in zip(row, variances, strict=True):
                         setattr(block, name, variance ** (1 / power))

@@ -34,6 +34,7 @@ LAYERS = (
     "stages",
     "surgery",
     "schedules",
+    "fans",
     "concatenation",
     "derivation",
     "analysis",

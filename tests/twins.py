@@ -1,6 +1,6 @@
 """Pairs of published nets of one family, where a scaling by plain numbers leads from the smaller to the bigger.
 
-The rows are in ``data/twins_torchvision.json``; their ``baseline`` and ``target`` are calls of the builders below.
+The rows are in ``data/twins_*.json``; their ``baseline`` and ``target`` are calls of the builders below.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import timm
 import torch
 import torchvision.models as zoo
 from torch import nn
@@ -78,9 +79,21 @@ def shufflenet(repeats: list[int], widths: list[int]) -> nn.Module:
     return zoo.ShuffleNetV2(repeats, widths)
 
 
-BUILDERS = {
-    f.__name__: f for f in (published, efficientnet, mobilenet_v2, mobilenet_v3, resnet, densenet, convnext, shufflenet)
-}
+def timm_model(name: str) -> nn.Module:
+    return timm.create_model(name, pretrained=False)
+
+
+def timm_resnet(block: str, layers: list[int], **options: object) -> nn.Module:
+    return timm.models.ResNet(getattr(timm.models.resnet, block), tuple(layers), **options)
+
+
+def timm_vgg(cfg: list[object], **options: object) -> nn.Module:
+    return timm.models.VGG(cfg, **options)
+
+
+TORCHVISION = (published, efficientnet, mobilenet_v2, mobilenet_v3, resnet, densenet, convnext, shufflenet)
+TIMM = (timm_model, timm_resnet, timm_vgg)
+BUILDERS = {builder.__name__: builder for builder in (*TORCHVISION, *TIMM)} | {"nn": nn}
 
 
 @dataclass(frozen=True)
@@ -100,9 +113,12 @@ class Twin:
     baseline_macs: int
     target_macs: int
     note: str
+    pin_depth: tuple[str, ...] = ()
+    depth_rounding: str = "ceil"
+    derive: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.baseline}->{self.target}".replace("published", "").replace("'", "")
+        return f"{self.baseline}->{self.target}".replace("published", "").replace("timm_model", "timm").replace("'", "")
 
 
 def build(call: str) -> nn.Module:
@@ -112,6 +128,8 @@ def build(call: str) -> nn.Module:
 
 
 @cache
-def torchvision_twins() -> tuple[Twin, ...]:
-    rows = json.loads((Path(__file__).parent / "data" / "twins_torchvision.json").read_text(encoding="utf-8"))
-    return tuple(Twin(**{**row, "pin": tuple(row["pin"])}) for row in rows)
+def twins(library: str) -> tuple[Twin, ...]:
+    rows = json.loads((Path(__file__).parent / "data" / f"twins_{library}.json").read_text(encoding="utf-8"))
+    return tuple(
+        Twin(**{**row, "pin": tuple(row["pin"]), "pin_depth": tuple(row.get("pin_depth", ()))}) for row in rows
+    )
