@@ -18,8 +18,8 @@ from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
 from .opening import Opening, openings
 from .shapes import Context, Product
-from .stages import Site, find_stages
-from .surgery import Edit, Origin, edit_blocks
+from .stages import Block, Site, find_stages
+from .surgery import CONTAINERS, Edit, Origin, edit_blocks
 from .tracing import Trace, meta_copy, trace
 
 __all__ = ["analyse", "fingerprint"]
@@ -99,7 +99,7 @@ def _analysis(
         concatenation.tie(ctx, values)
     _walk_train_mode(ctx, traced, overrides)
     origins, obstacles = origins or {}, obstacles or {}
-    stages = tuple(_stage(site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
+    stages = tuple(_stage(traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
     analysis = Analysis(baseline, traced, ctx, stages, origins, values, traced.input_size)
     for site in sites:
         _tie_ends(analysis, site)
@@ -109,7 +109,9 @@ def _analysis(
     return analysis
 
 
-def _stage(site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]) -> Stage:
+def _stage(
+    traced: Trace, site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]
+) -> Stage:
     made = sum(origins.get(block.path, Origin(block.path, 0)).copy for block in site.blocks)
     obstacle = ""
     if joined is not None:
@@ -117,7 +119,15 @@ def _stage(site: Site, joined: Concatenation | None, origins: dict[str, Origin],
     elif not site.can_repeat:
         path = site.template.path
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
+    elif _takes_more(traced, site.template):
+        obstacle = "its blocks are called one by one, with more than their input"
     return Stage(site, len(site.blocks) - made, joined, obstacle)
+
+
+def _takes_more(traced: Trace, block: Block) -> bool:
+    """Whether a Sequential of the block and a copy could not be called in its place."""
+    in_container = isinstance(traced.modules[block.parent], CONTAINERS)
+    return not in_container and any(call.path == block.path and call.arguments > 1 for call in traced.calls)
 
 
 def _tie_ends(analysis: Analysis, site: Site) -> None:

@@ -90,6 +90,8 @@ class Call:
     start: int
     stop: int
     output: Any
+    arguments: int
+    """How many it is called with."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,8 @@ class _Tracer(fx.Tracer):
         result = super().call_module(m, forward, args, kwargs)
         if not is_leaf(m):
             output = fx.node.map_aggregate(result, _node_of)
-            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output))
+            arguments = len(args) + len(kwargs)
+            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, arguments))
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
