@@ -11,6 +11,7 @@ benchmarks/README.md fails.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -60,6 +61,7 @@ def zoo_model(name: str) -> nn.Module:
 
 
 def timed(action: Callable[[], Made]) -> tuple[Made, float]:
+    gc.collect()
     start = time.process_time()
     made = action()
     return made, time.process_time() - start
