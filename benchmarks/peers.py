@@ -36,7 +36,8 @@ import torch_pruning
 import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from zoo import input_size, tensors, timm_model, torchvision_model
+from zoo import input_size, timm_model, torchvision_model
+from zoo_checks import tensors
 
 import cnnscale
 
