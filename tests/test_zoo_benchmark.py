@@ -82,6 +82,14 @@ def test_another_output_is_caught(pair):
     assert "became" in zoo_checks.wrong_output(baseline, result, SIZE)
 
 
+def test_a_map_follows_the_image_but_keeps_its_channels():
+    baseline = net()[:5]
+    result = cnnscale.scale(baseline, width=1.25, image_size=40, input_size=SIZE)
+    assert zoo_checks.wrong_output(baseline, result, SIZE) == ""
+    result.append(nn.Conv2d(64, 65, 1, device="meta"))
+    assert "became" in zoo_checks.wrong_output(baseline, result, SIZE)
+
+
 def test_a_layer_left_unscaled_is_caught():
     baseline = net()
     result = cnnscale.scale(baseline, width=1.25, input_size=SIZE)
