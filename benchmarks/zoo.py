@@ -11,7 +11,6 @@ that had one, its author's class, and names in its author's order. Exit code 1 w
 from __future__ import annotations
 
 import argparse
-import copy
 import fnmatch
 import json
 import multiprocessing
@@ -19,24 +18,24 @@ import signal
 import sys
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from zoo_checks import CHECKS, frozen, wrong_identity
+from zoo_report import report
 
 import cnnscale
 
 SPATIAL_LAYERS = 4
 """A net of fewer spatial convolutions (a patch embedding, say) is no CNN."""
 TOLERANCE = 0.05
-BATCH = 2
-REPORTED = 60
-"""Characters of a message that identify a kind of refusal in the report."""
 
 # --- the zoos ---------------------------------------------------------------------------------------------------------
 
@@ -68,9 +67,32 @@ def timm_model(name: str) -> nn.Module:
     return model
 
 
+def segmentation_names() -> list[str]:
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models.segmentation))
+
+
+def video_names() -> list[str]:
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models.video))
+
+
+def other_model(name: str) -> nn.Module:
+    """A model of torchvision that is no classifier of images, without weights for its backbone either."""
+    import torchvision
+
+    backbone = {"weights_backbone": None} if name in segmentation_names() else {}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **backbone)
+    return model
+
+
 ZOOS: dict[str, tuple[Callable[[], list[str]], Callable[[str], nn.Module]]] = {
     "torchvision": (torchvision_names, torchvision_model),
     "timm": (timm_names, timm_model),
+    "torchvision segmentation": (segmentation_names, other_model),
+    "torchvision video": (video_names, other_model),
 }
 PIXELS = {("torchvision", "inception_v3"): 299}
 """Input sides that a zoo's model does not tell by itself."""
@@ -87,6 +109,8 @@ def build(library: str, name: str) -> nn.Module:
 
 
 def input_size(library: str, name: str, model: nn.Module) -> tuple[int, ...]:
+    if library == "torchvision video":
+        return (3, 16, 112, 112)
     config = getattr(model, "default_cfg", None) or {}
     pixels = PIXELS.get((library, name), 224)
     return tuple(config.get("input_size") or (3, pixels, pixels))
@@ -113,112 +137,6 @@ def is_spatial(module: nn.Module) -> bool:
     if not (isinstance(kernel, tuple) and isinstance(stride, tuple) and isinstance(weight, Tensor)):
         return False
     return weight.dim() > 2 and any(k > s for k, s in zip(kernel, stride, strict=True))
-
-
-# --- what can be wrong ------------------------------------------------------------------------------------------------
-
-
-def frozen(model: nn.Module) -> nn.Module:
-    """A copy in eval mode without gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (dict, list, tuple)):
-        for value in output.values() if isinstance(output, dict) else output:
-            yield from tensors(value)
-
-
-def output_shapes(model: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    with torch.no_grad():
-        output = frozen(model)(torch.empty(BATCH, *size, device="meta"))
-    return [tuple(t.shape) for t in tensors(output)]
-
-
-def macs(model: nn.Module, size: tuple[int, ...]) -> int:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        frozen(model)(torch.empty(1, *size, device="meta"))
-    return int(counter.get_total_flops()) // 2
-
-
-def trained(model: nn.Module, size: tuple[int, ...]) -> tuple[int, int]:
-    """(parameters with a gradient after one step, trainable parameters)."""
-    model = copy.deepcopy(model).train()
-    sum(t.float().sum() for t in tensors(model(torch.empty(BATCH, *size, device="meta")))).backward()  # type: ignore[union-attr]
-    params = [p for p in model.parameters() if p.requires_grad]
-    return sum(p.grad is not None for p in params), len(params)
-
-
-def wrong_output(baseline: nn.Module, result: Any, size: tuple[int, ...]) -> str:
-    before, after = output_shapes(baseline, size), output_shapes(result, result.scaling.input_size)
-    return "" if before == after else f"output {before} became {after}"
-
-
-def wrong_macs(baseline: nn.Module, result: Any, size: tuple[int, ...]) -> str:
-    plan = result.scaling.plan
-    before, after = macs(baseline, size), macs(result, plan.input_size)
-    return (
-        "" if (before, after) == (plan.before.macs, plan.after.macs) else f"MACs {before}, {after} are not the plan's"
-    )
-
-
-def wrong_widths(baseline: nn.Module, result: Any, size: tuple[int, ...]) -> str:
-    """Every layer of every group must be there with its new width."""
-    before = dict(baseline.named_modules(remove_duplicate=False))
-    there = Counter(w.shape[0] for m in result.modules() if isinstance(w := getattr(m, "weight", None), Tensor))
-    for group in result.scaling.plan.widths:
-        for layer in group.layers:
-            weight = getattr(before.get(layer), "weight", None)
-            if isinstance(weight, Tensor) and weight.shape[0] % group.before == 0:
-                wanted = weight.shape[0] // group.before * group.after
-                there[wanted] -= 1
-                if there[wanted] < 0 and all(s.new_repeats >= s.repeats for s in result.scaling.plan.stages):
-                    return f"no layer of {wanted} channels for {layer}"
-    return ""
-
-
-def wrong_training(baseline: nn.Module, result: Any, size: tuple[int, ...]) -> str:
-    before, after = trained(baseline, size), trained(result, result.scaling.input_size)
-    if before[0] == before[1] and after[0] != after[1]:
-        return f"{after[1] - after[0]} of {after[1]} parameters get no gradient"
-    return ""
-
-
-def wrong_names(baseline: nn.Module, result: Any, size: tuple[int, ...]) -> str:
-    """The author's class, and in every module the author's names in the author's order."""
-    if type(result) is not type(baseline) or result.scaling.form != "module":
-        return "not its own class"
-    orders = defaultdict(set)
-    for module in baseline.modules():
-        orders[type(module)].add((tuple(module._parameters), tuple(module._buffers), tuple(module._modules)))
-    for path, module in result.named_modules():
-        children = tuple(module._modules)
-        if children and all(name.isdigit() for name in children):
-            if children != tuple(map(str, range(len(children)))):
-                return f"{path} numbers its children {children}"
-        elif not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-            order = (tuple(module._parameters), tuple(module._buffers), children)
-            if type(module) in orders and order not in orders[type(module)]:
-                return f"{path} has {order}"
-    return ""
-
-
-CHECKS = {
-    "output": wrong_output,
-    "MACs": wrong_macs,
-    "widths": wrong_widths,
-    "training": wrong_training,
-    "names": wrong_names,
-}
-
-
-def wrong_identity(model: nn.Module, size: tuple[int, ...]) -> str:
-    same = cnnscale.scale(model, 0, input_size=size)
-    alike = list(same.state_dict()) == list(model.state_dict()) and type(same) is type(model)
-    return "" if alike else "phi 0 is not the identity"
 
 
 # --- the sweep --------------------------------------------------------------------------------------------------------
@@ -270,6 +188,7 @@ def _examined(library: str, name: str) -> dict[str, Any]:
     problems = {title: check(model, result, size) for title, check in CHECKS.items()}
     problems["identity"] = wrong_identity(model, size)
     found = {title: problem for title, problem in problems.items() if problem}
+    row["problems"] = found
     if found:
         return {**row, "status": "wrong", "why": "; ".join(f"{k}: {v}" for k, v in found.items())}
     on_target = abs(record.verification.growth / 2 - 1) <= TOLERANCE
@@ -277,16 +196,45 @@ def _examined(library: str, name: str) -> dict[str, Any]:
 
 
 def sweep(jobs: Sequence[tuple[str, str]], out: Path, workers: int, limit_s: int) -> None:
-    with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=40) as pool,
-        out.open("a", encoding="utf-8") as file,
-    ):
-        futures = [pool.submit(examine, library, name, limit_s) for library, name in jobs]
-        for number, future in enumerate(as_completed(futures), 1):
-            row = future.result()
+    heal(out)
+    with out.open("a", encoding="utf-8") as file:
+        for number, row in enumerate(rows_of(jobs, workers, limit_s), 1):
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(f"{number}/{len(jobs)} {row['library']} {row['name']}: {row['status']}", file=sys.stderr)
+
+
+def rows_of(jobs: Sequence[tuple[str, str]], workers: int, limit_s: int) -> Iterator[dict[str, Any]]:
+    """A row for every job, as they come. Where a worker dies, whatever was not finished runs again, one at a time."""
+    rest = dict.fromkeys(jobs)
+    try:
+        for row in _pooled(jobs, workers, limit_s):
+            del rest[row["library"], row["name"]]
+            yield row
+    except BrokenProcessPool:
+        for job in rest:
+            yield _alone(job, limit_s)
+
+
+def _alone(job: tuple[str, str], limit_s: int) -> dict[str, Any]:
+    try:
+        return next(_pooled([job], 1, limit_s))
+    except BrokenProcessPool:
+        return {"library": job[0], "name": job[1], "status": "wrong", "why": "worker died", "seconds": 0.0}
+
+
+def _pooled(jobs: Sequence[tuple[str, str]], workers: int, limit_s: int) -> Iterator[dict[str, Any]]:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=40) as pool:
+        futures = [pool.submit(examine, library, name, limit_s) for library, name in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def heal(out: Path) -> None:
+    """Cut off a last line that a killed run did not finish."""
+    if out.exists():
+        text = out.read_bytes()
+        out.write_bytes(text[: text.rfind(b"\n") + 1])
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -317,6 +265,8 @@ def main() -> int:
     sweep([job for job in names if job not in done], options.out, options.workers, options.limit)
     wanted = set(names)
     rows = [row for row in read(options.out) if (row["library"], row["name"]) in wanted]
+    if options.report:
+        options.report.write_text(report(rows), encoding="utf-8")
     counts = Counter((row["library"], row.get("kind", "?"), row["status"]) for row in rows)
     for key, number in sorted(counts.items()):
         print(*key, number)

@@ -8,6 +8,7 @@ the Euclidean step that makes it so), so every integer assignment of the free at
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,11 +70,9 @@ class Equations:
 
     def equate(self, left: Poly, right: Poly, where: str = "") -> None:
         """From now on ``left == right``."""
-        if left is right:
-            return
-        difference = self.resolve(left) - self.resolve(right)
-        if difference.terms:
-            self._eliminate(_reduced(difference), where)
+        left, right = self.resolve(left), self.resolve(right)
+        if left != right:
+            self._eliminate(_reduced(left - right), where)
 
     def decide(self, poly: Poly, holds: Callable[[int], bool], where: str) -> None:
         """From now on ``holds(poly)``, if no width is in it."""
@@ -104,10 +103,12 @@ class Equations:
             self.checks.append(Check(difference, where))
             return
         linear = {m[0]: c for m, c in difference.terms.items() if len(m) == 1 and m[0].is_width}
-        linear = {a: c for a, c in linear.items() if sum(atom is a for atom in difference.atoms()) == 1}
+        times = Counter(difference.atoms())
+        linear = {a: c for a, c in linear.items() if times[a] == 1}
         units = [atom for atom, c in linear.items() if abs(c) == 1]
         if units:
-            atom = min(units, key=lambda a: self._preference(a, difference))
+            signs = Counter(c > 0 for c in difference.terms.values())
+            atom = min(units, key=lambda a: self._preference(a, alone=signs[linear[a] > 0] == 1))
             rest = difference - Poly({(atom,): linear[atom]})
             self.definitions[atom] = rest * -linear[atom]
         elif len(linear) == len(difference.terms) == 2:
@@ -126,11 +127,10 @@ class Equations:
         return all(c % difference.terms[(atom,)] == 0 for c in difference.terms.values())
 
     @staticmethod
-    def _preference(atom: Atom, difference: Poly) -> tuple[bool, int, int]:
-        """Smaller is eliminated first: a sum of positive terms stays positive; else the largest; else the newest."""
-        sign = difference.terms[(atom,)]
-        safe = all(c * sign < 0 for m, c in difference.terms.items() if m != (atom,))
-        return (not safe, 0 if safe else -atom.hint, -atom.index)
+    def _preference(atom: Atom, *, alone: bool) -> tuple[bool, int, int]:
+        """Smaller is eliminated first: what is ``alone`` with its sign is a sum of positive terms and stays positive;
+        else the largest; else the newest."""
+        return (not alone, 0 if alone else -atom.hint, -atom.index)
 
     def _divide(self, difference: Poly, linear: dict[Atom, int], where: str) -> None:
         """One Euclidean step: with a*v + b*w + ... = 0 and |a| least, v = t - (b // a)*w - ..., t new."""

@@ -162,7 +162,9 @@ class Context:
         return 2 if isinstance(self.module.get_submodule(module), _ConvNd) else tensor.dim()
 
     def equate(self, left: Poly, right: Poly | int) -> None:
-        self.equations.equate(left, as_poly(right), self.where)
+        right = as_poly(right)
+        if left is not right:  # mostly it is, and to describe a node takes longer than to compare
+            self.equations.equate(left, right, self.where)
 
     def quotient(self, poly: Poly, divisor: Poly | int) -> Poly:
         return self.equations.quotient(poly, as_poly(divisor), f"{self.node.name}/{divisor}", self.where)

@@ -56,23 +56,31 @@ Values: TypeAlias = MutableMapping[Atom, int]
 
 
 def _key(monomial: Monomial) -> tuple[int, ...]:
-    return tuple(atom.index for atom in monomial)
+    return tuple([atom.index for atom in monomial])
+
+
+def _term_key(term: tuple[Monomial, int]) -> tuple[int, ...]:
+    return _key(term[0])
 
 
 class Poly:
     """A sum of integer coefficients times products of atoms."""
 
     def __init__(self, terms: dict[Monomial, int]) -> None:
-        self.terms = {m: c for m, c in sorted(terms.items(), key=lambda t: _key(t[0])) if c}
-        self._hash = hash(tuple(self.terms.items()))
+        ordered = sorted(terms.items(), key=_term_key) if len(terms) > 1 else terms.items()
+        self.terms = {m: c for m, c in ordered if c}
 
     def __hash__(self) -> int:
         return self._hash
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(self.terms.items()))
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Poly) and self._hash == other._hash and self.terms == other.terms
+        return isinstance(other, Poly) and self.terms == other.terms
 
     def __add__(self, other: Poly | int) -> Poly:
         terms = dict(self.terms)
@@ -149,15 +157,18 @@ class Poly:
 
     def substitute(self, definitions: dict[Atom, Poly]) -> Poly:
         """The polynomial with each defined atom replaced by its definition, once."""
-        if not any(atom in definitions for atom in self.atoms()):
+        if definitions.keys().isdisjoint(self.atoms()):
             return self
-        total = Poly({})
+        total: dict[Monomial, int] = {}
         for monomial, coefficient in self.terms.items():
-            term = as_poly(coefficient)
+            known = tuple([atom for atom in monomial if atom not in definitions])
+            term = Poly({known: coefficient})
             for atom in monomial:
-                term = term * (definitions[atom] if atom in definitions else Poly({(atom,): 1}))
-            total = total + term
-        return total
+                if atom in definitions:
+                    term = term * definitions[atom]
+            for m, c in term.terms.items():
+                total[m] = total.get(m, 0) + c
+        return Poly(total)
 
     def exact_quotient(self, divisor: Poly) -> Poly | None:
         """The polynomial divided by a single-term ``divisor``, or None where a term does not divide."""
