@@ -650,7 +650,7 @@ def convolution(
 
 def owner(ctx: Context, weight: Sym) -> str:
     """The module whose parameter a computed weight comes from (weight standardisation), else the node's name."""
-    width = next((atom for atom in weight.shape[0].atoms() if atom.is_width), None)
+    width = next((atom for atom in ctx.equations.resolve(weight.shape[0]).atoms() if atom.is_width), None)
     tensor = width.name.rpartition(":")[0] if width is not None else ""
     return tensor.rpartition(".")[0] if tensor in ctx.tensors and "." in tensor else ctx.node.name
 
