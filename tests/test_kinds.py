@@ -522,15 +522,16 @@ def trains(model: nn.Module, size: tuple[int, ...]) -> bool:
     return not bad_gradients(copy)
 
 
-SEGMENTATION = ["fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+SEGMENTATION = [
+    *((name, auxiliary) for name in ("fcn_resnet50", "deeplabv3_resnet50") for auxiliary in (False, True)),
+    *(("deeplabv3_mobilenet_v3_large", False), ("deeplabv3_mobilenet_v3_large", True)),
+    ("lraspp_mobilenet_v3_large", False),
+]
 
 
-@pytest.mark.parametrize("auxiliary", [False, True])
-@pytest.mark.parametrize("name", SEGMENTATION)
+@pytest.mark.parametrize(("name", "auxiliary"), SEGMENTATION)
 def test_segmentation_follows_its_input(name, auxiliary):
-    if auxiliary and name.startswith("lraspp"):
-        pytest.skip("it has no auxiliary head")
-    options = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
+    options = {"aux_loss": True} if auxiliary else {}
     baseline = on_meta(getattr(segmentation, name), weights_backbone=None, num_classes=21, **options)
     result, warned = scaled(baseline, 1, input_size=(3, 224, 224))
     agrees(baseline, result)
@@ -538,6 +539,7 @@ def test_segmentation_follows_its_input(name, auxiliary):
     size = result.scaling.input_size
     assert outputs_of(result, size) == [(2, 21, *size[1:])] * (1 + auxiliary)
     assert trains(result, size)
+    assert result.scaling.form == "module"
     heads = [stage for stage in result.scaling.plan.stages if "classifier" in stage.path]
     assert all(stage.new_repeats == stage.repeats for stage in heads)
 
