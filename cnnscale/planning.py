@@ -172,8 +172,11 @@ class Planner:
 
         Raises:
             UsageError: a pattern matches nothing, or the sides given are more or fewer than the input has.
-            WidthError: the input size does not fit the model, or pinned and widened channels meet.
+            WidthError: the input size does not fit the model, pinned and widened channels meet, or no width can change.
         """
+        if request.multipliers.width != 1 and not self.groups:
+            why = next((f"{fixed.what}: {fixed.why}" for fixed in self._fixed()), "it has none")
+            raise WidthError(f"no width of {type(self.analysis.baseline).__name__} can change, so none can grow: {why}")
         request = replace(request, sides=self._given(request))
         draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
         return self._plan(request, draft)

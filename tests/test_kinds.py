@@ -286,7 +286,21 @@ class Optional(nn.Module):
         return self.head(x * 2 if double else x)
 
 
+class Centred(nn.Module):
+    """A parametrisation of a user's own: each output channel's kernel has mean 0."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        flat = weight.reshape(weight.shape[0], -1)
+        return (flat - flat.mean(1, keepdim=True)).view(weight.shape)
+
+
+def centred(module: nn.Module) -> nn.Module:
+    nn.utils.parametrize.register_parametrization(module, "weight", Centred())
+    return module
+
+
 NETS = {
+    "centred": (lambda: Normed(centred), IMAGE),
     "signal": (Signal, (2, 256)),
     "dict": (lambda: Outputs("dict"), IMAGE),
     "tuple": (lambda: Outputs("tuple"), IMAGE),
@@ -458,6 +472,22 @@ def test_an_optional_input_is_left_out_and_still_works():
     assert result(images, nothing, nothing).equal(result(images))
     assert not result(images, nothing + 1).equal(result(images))
     assert not result(images, double=True).equal(result(images))
+
+
+@pytest.mark.parametrize("options", [{"phi": 1}, {"width": 2.0}], ids=str)
+def test_a_net_none_of_whose_widths_can_move_is_refused(options):
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+            self.order = torch.arange(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x)[:, self.order])
+
+    with pytest.raises(cnnscale.WidthError, match=r"no width .* can change.*indexed by a tensor"):
+        cnnscale.plan(Fixed(), **options, input_size=IMAGE)
+    assert cnnscale.plan(Fixed(), resolution=2.0, input_size=IMAGE).input_size == (3, 128, 128)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
