@@ -92,7 +92,7 @@ def _moves(space: Space, candidate: Candidate) -> bool:
 
 def _turns_back(space: Space, candidate: Candidate, phi: float) -> bool:
     """Whether the image shrinks where the network grows, or grows where it shrinks."""
-    return (candidate.sides[-1] - space.sides(0.0)[-1]) * phi < 0
+    return (sum(candidate.sides) - sum(space.sides(0.0))) * phi < 0
 
 
 def _score(space: Space, candidate: Candidate, phi: float, target: float) -> float:
@@ -169,6 +169,7 @@ def _pixels(space: Space, depth: float, width: float, rest: float, target: float
     if space.fixed:
         return Candidate(depth, width, formula, growth.at(formula), space.logs[0] * abs(width - rest))
     longest = max(space.sides(0.0))
+    uneven = uneven and space.sides(0.0)[-1] > 1
 
     def sides(pixels: int) -> Sides:
         return space.fitting(tuple(max(1, round(side * pixels / longest)) for side in space.sides(0.0)))

@@ -7,7 +7,7 @@ that torch itself gave.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
 from .shapes import Comparison, Context, Lit, Sym, hints, symbolic_tensors
 from .symbolic import as_poly
-from .tracing import BATCH, Attribute, Trace
+from .tracing import BATCH, Attribute, Trace, parametrization
 
 __all__ = ["Override", "infer"]
 
@@ -36,11 +36,23 @@ def infer(
     Raises:
         UnsupportedOpError: an operation has no rule, or a rule cannot express it.
     """
+    nodes = [node for node in trace.nodes if not (free and node.op == "output")]
+    env = _walk(ctx, trace, nodes, overrides or {})
+    for node, truth in trace.decisions.items():
+        condition = env.get(node)
+        if isinstance(condition, Comparison):
+            ctx.node = node
+            ctx.decide(condition, truth)
+    return env
+
+
+def _walk(
+    ctx: Context, trace: Trace, nodes: Iterable[fx.Node], overrides: Mapping[str, Override]
+) -> dict[fx.Node, Any]:
+    """The symbolic value of each node."""
     env: dict[fx.Node, Any] = {}
-    for node in trace.nodes:
+    for node in nodes:
         ctx.node = node
-        if free and node.op == "output":
-            continue
         try:
             value = _value(ctx, trace, node, env)
         except CnnScaleError:
@@ -52,14 +64,9 @@ def infer(
             ) from error
         if isinstance(value, Sym) and hints(value) != hints(node.meta["val"]):
             raise UnsupportedOpError(f"the width rule for {ctx.where} gives shape {hints(value)}; please open an issue")
-        if overrides and node.name in overrides:
+        if node.name in overrides:
             value = overrides[node.name](value)
         env[node] = value
-    for node, truth in trace.decisions.items():
-        condition = env.get(node)
-        if isinstance(condition, Comparison):
-            ctx.node = node
-            ctx.decide(condition, truth)
     return env
 
 
@@ -75,7 +82,7 @@ def _value(ctx: Context, trace: Trace, node: fx.Node, env: dict[fx.Node, Any]) -
         return None
     args, kwargs = _arguments((node.args, node.kwargs), env)
     if node.op == "call_module":
-        return _layer(ctx, trace.modules[str(node.target)], str(node.target), args, kwargs)
+        return _layer(ctx, trace, trace.modules[str(node.target)], str(node.target), args, kwargs)
     if isinstance(node.target, type) and issubclass(node.target, tuple):  # a NamedTuple of outputs
         return (*args, *kwargs.values())
     name = operation_name(node.target)
@@ -91,7 +98,7 @@ def _value(ctx: Context, trace: Trace, node: fx.Node, env: dict[fx.Node, Any]) -
 def _input(ctx: Context, trace: Trace) -> Sym:
     channels, *sides = trace.input_size
     if "input" not in ctx.tensors:
-        names = "DHW"[-len(sides) :]
+        names = "DHW"[3 - len(sides) :]
         ctx.tensors["input"] = (
             ctx.equations.atom("N", BATCH),
             as_poly(channels),
@@ -109,12 +116,30 @@ def _attribute(ctx: Context, target: str) -> Any:
     return sym
 
 
-def _layer(ctx: Context, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _layer(
+    ctx: Context, trace: Trace, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     known = layer_rule(module)
     tensors = [*args, *kwargs.values()]
-    if known is None or len(tensors) != 1 or not isinstance(tensors[0], Sym):
+    if known is None or not tensors or not isinstance(tensors[0], Sym):
         unknown(ctx)
-    return known(ctx, path, module, tensors[0])
+    _compute(ctx, trace, module, path)
+    if len(tensors) == 1:
+        return known(ctx, path, module, tensors[0])
+    return known(ctx, path, module, *args, **kwargs)
+
+
+def _compute(ctx: Context, trace: Trace, layer: nn.Module, path: str) -> None:
+    """Walk what computes a layer's parametrised tensors, as the model itself is walked."""
+    caller = ctx.node
+    for name in getattr(layer, "parametrizations", ()):
+        if (full := f"{path}.{name}".lstrip(".")) not in ctx.computed:
+            *nodes, output = parametrization(layer, name).nodes
+            for node in nodes:
+                if node.op in ("get_attr", "call_module"):
+                    node.target = f"{path}.parametrizations.{name}.{node.target}".lstrip(".")
+            ctx.computed[full] = _walk(ctx, trace, nodes, {})[output.args[0]]
+    ctx.node = caller
 
 
 def _arguments(value: Any, env: dict[fx.Node, Any], path: tuple[str | int, ...] = ()) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -20,13 +21,15 @@ from torch.nn.modules.pooling import (
 )
 
 from . import ops
-from .shapes import Context, Sym
+from .errors import UnsupportedOpError
+from .shapes import Context, Sym, symbolic_tensors
 from .symbolic import as_poly
 from .tracing import SAME_SHAPE
 
 __all__ = ["LAYERS", "layer_rule"]
 
-LayerRule: TypeAlias = Callable[[Context, str, Any, Sym], Any]
+LayerRule: TypeAlias = Callable[..., Any]
+"""(context, path, layer, input) -> result; a layer of several inputs takes them as its ``forward`` does."""
 LAYERS: dict[type[nn.Module], LayerRule] = {}
 _Function = TypeVar("_Function", bound=LayerRule)
 
@@ -45,6 +48,19 @@ def layer_rule(module: nn.Module) -> LayerRule | None:
 
 
 def weights(ctx: Context, path: str, *names: str) -> list[Sym | None]:
+    """The layer's tensors.
+
+    Raises:
+        UnsupportedOpError: one is neither a parameter nor a buffer, so nobody knows what it must follow.
+    """
+    layer = ctx.module.get_submodule(path)
+    for name in names:
+        registered = name in layer._parameters or name in layer._buffers or f"{path}.{name}".lstrip(".") in ctx.computed
+        if not registered and isinstance(getattr(layer, name, None), torch.Tensor):
+            raise UnsupportedOpError(
+                f"the {name} of {ctx.where} is no parameter: a hook sets it before each call, as the deprecated "
+                "torch.nn.utils.weight_norm and spectral_norm do; use those of torch.nn.utils.parametrizations"
+            )
     return [ctx.tensor(f"{path}.{name}" if path else name) for name in names]
 
 
@@ -82,6 +98,47 @@ def linear(ctx: Context, path: str, m: nn.Linear, x: Sym) -> Sym:
     ctx.attributes[path, "in_features"] = weight.shape[1]
     ctx.attributes[path, "out_features"] = weight.shape[0]
     return ops.linear(ctx, path, x, weight, bias)
+
+
+@layer(nn.MultiheadAttention)
+def attention(
+    ctx: Context,
+    path: str,
+    m: nn.MultiheadAttention,
+    query: Sym,
+    key: Sym,
+    value: Sym,
+    key_padding_mask: Sym | None = None,
+    need_weights: bool = True,
+    attn_mask: Sym | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Sym, Sym | None]:
+    """The number of heads stays and each grows wider; inputs, projections and output all have one width."""
+    if key_padding_mask or attn_mask or m.bias_k is not None or m.add_zero_attn or len(query.shape) != 3:
+        ops.unknown(ctx)
+    projection = f"{path}.out_proj".lstrip(".")
+    packed, bias = weights(ctx, path, "in_proj_weight", "in_proj_bias")
+    weight, out_bias = weights(ctx, projection, "weight", "bias")
+    if packed is None or weight is None:
+        ops.unknown(ctx)
+    width = query.shape[-1]
+    head = ctx.quotient(width, m.num_heads)
+    for dim in (key.shape[-1], value.shape[-1], packed.shape[1], weight.shape[0]):
+        ctx.equate(dim, width)
+    for rows in symbolic_tensors((packed, bias)):
+        ctx.equate(rows.shape[0], width * 3)
+    for name, poly in {"embed_dim": width, "kdim": width, "vdim": width, "head_dim": head}.items():
+        ctx.attributes[path, name] = poly
+    ctx.attributes[projection, "in_features"] = ctx.attributes[projection, "out_features"] = width
+    batch, length = query.shape[:2] if m.batch_first else query.shape[1::-1]
+    keys = key.shape[1 if m.batch_first else 0]
+    for projected in (query, key, value):
+        ctx.spend("macs", *projected.shape, width)
+    for _ in ("query @ key", "scores @ value"):
+        ctx.spend("macs", batch, length, keys, width)
+    scores = (batch, length, keys) if average_attn_weights else (batch, as_poly(m.num_heads), length, keys)
+    return ops.linear(ctx, projection, query, weight, out_bias), Sym(scores) if need_weights else None
 
 
 @layer(_BatchNorm, _InstanceNorm, _NormBase)

@@ -49,7 +49,19 @@ def openings(analysis: Analysis) -> list[Opening]:
     sites = [stage.site for stage in analysis.stages]
     keeping = [b for site in sites for b in site.blocks if b.keeps_shape]
     rules = {path: group.derived for group in groups(analysis, divisor=8) for path in group.layers}
-    return [_open(analysis, site.template, keeping, rules) for site in sites if not site.can_repeat]
+    blocks = [site.template for site in sites if not site.can_repeat]
+    return [
+        Opening(block, obstacle="its single block writes the network's output")
+        if _is_head(analysis, block)
+        else _open(analysis, block, keeping, rules)
+        for block in blocks
+    ]
+
+
+def _is_head(analysis: Analysis, block: Block) -> bool:
+    """Whether the block's output has no width of its own: its channels are classes, not features."""
+    channels = analysis.channels(block.output)
+    return channels is not None and not channels.has_width
 
 
 def donor_for(block: Block, root: nn.Module, keeping: Iterable[Block]) -> nn.Module | None:

@@ -64,7 +64,7 @@ logical_and logical_not logical_or logsigmoid lt masked_fill maximum minimum mis
 nan_to_num normalize ones_like pow rand_like randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu
 sigmoid sign silu sin sinh softmax log_softmax softmin softplus softshrink softsign sqrt square sub subtract swish tan
 tanh tanhshrink threshold to truediv true_divide type_as where xor zeros_like full_like fill cumsum requires_grad_
-roll flip cuda cpu type local_response_norm torchvision.ops.stochastic_depth.stochastic_depth
+roll flip cuda cpu type local_response_norm _weight_norm torchvision.ops.stochastic_depth.stochastic_depth
 """
 
 
@@ -130,12 +130,20 @@ def integers(ctx: Context, name: str, args: Sequence[Any]) -> Poly | Ratio | Com
     """Arithmetic on sizes, or None where the operation is not such."""
     if len(args) != 2 or not all(is_size(a) for a in args):
         return None
-    left, right = map(as_poly, args)
+    left, right = _folded(ctx, args) if name in ("mul", "imul") else map(as_poly, args)
     if name in _INTEGERS:
         return _INTEGERS[name](ctx, left, right)
     if name == "truediv":
         return Ratio(left, right)
     return Comparison(left, right, _COMPARISONS[name]) if name in _COMPARISONS else None
+
+
+def _folded(ctx: Context, args: Sequence[Any]) -> tuple[Poly, Poly]:
+    """The factors of a product of sizes. A number times the batch can only be channels, folded into the batch or into
+    its groups: it follows them."""
+    batch = ctx.tensors["input"][0]
+    left, right = ((soft(ctx, a) if b == batch else as_poly(a)) for a, b in (args, args[::-1]))
+    return left, right
 
 
 # --- sizes and attributes ---------------------------------------------------------------------------------------------
@@ -272,8 +280,26 @@ def view(ctx: Context, x: Sym, *sizes: Any, shape: Any = None) -> Sym:
     now = list(ctx.node.meta["val"].shape)
     result: list[Poly] = []
     for ins, outs in _runs([d.hint for d in x.shape], now):
-        result += _fill(ctx, product(x.shape[ins]), wanted[outs], now[outs])
+        dims = _factors(x.shape[ins]) if len(_numbers(wanted[outs])) > 1 else x.shape[ins]
+        for inner, part in _runs([d.hint for d in dims], now[outs]):
+            result += _fill(ctx, product(dims[inner]), wanted[outs][part], now[outs][part])
     return Sym(tuple(result))
+
+
+def _numbers(wanted: Sequence[Any]) -> list[int]:
+    """Places of the literals that may move."""
+    return [k for k, w in enumerate(wanted) if isinstance(w, Lit) and w > 1]
+
+
+def _factors(dims: tuple[Poly, ...]) -> tuple[Poly, ...]:
+    """Flattened dimensions as those that they were flattened from, where each is a product of unknowns alone."""
+    factors: list[Poly] = []
+    for dim in dims:
+        monomials = list(dim.terms.items())
+        if len(monomials) != 1 or monomials[0][1] != 1:
+            return dims
+        factors += [Poly({(atom,): 1}) for atom in monomials[0][0]] or [dim]
+    return tuple(factors)
 
 
 def _runs(before: list[int], after: list[int]) -> list[tuple[slice, slice]]:
@@ -294,7 +320,7 @@ def _runs(before: list[int], after: list[int]) -> list[tuple[slice, slice]]:
 
 
 def _fill(ctx: Context, total: Poly, wanted: list[Any], now: list[int]) -> list[Poly]:
-    literals = [k for k, w in enumerate(wanted) if isinstance(w, Lit) and w > 1]
+    literals = _numbers(wanted)
     open_at = next((k for k, w in enumerate(wanted) if is_size(w) and today_of(w) == -1), None)
     if open_at is None and literals:
         open_at = max(literals, key=lambda k: now[k])
@@ -590,7 +616,7 @@ def convolution(
     stride: Any,
     padding: Any,
     dilation: Any,
-    groups: int,
+    groups: Poly | int,
 ) -> Sym:
     """Input channels = groups * weight.shape[1]; the groups stay and their widths grow, save that depthwise stays
     depthwise: there each channel is its own group."""
@@ -598,12 +624,14 @@ def convolution(
     channels, outputs, inner = x.shape[-n - 1], weight.shape[0], weight.shape[1]
     kernel = ctx.kernel(weight.shape[2:])
     if depthwise(channels, inner, groups):
-        ctx.equate(outputs, channels * (outputs.hint // groups))
+        ctx.equate(outputs, channels * (outputs.hint // today_of(groups)))
     else:
         ctx.equate(channels, inner * groups)
-        if groups > 1:
-            ctx.quotient(outputs, groups)
-        ctx.produce(name, channels, outputs)
+        each = ctx.quotient(outputs, groups)
+        if isinstance(groups, Poly):  # one group for each image of the batch, whose kernel is its own
+            ctx.produce(name, inner, each)
+        else:
+            ctx.produce(name, channels, outputs)
     if bias is not None:
         ctx.equate(outputs, bias.shape[0])
     if padding == "same":
@@ -622,13 +650,13 @@ def convolution(
 
 def owner(ctx: Context, weight: Sym) -> str:
     """The module whose parameter a computed weight comes from (weight standardisation), else the node's name."""
-    single = weight.shape[0].single()
-    tensor = single[1].name.rpartition(":")[0] if single is not None else ""
+    width = next((atom for atom in ctx.equations.resolve(weight.shape[0]).atoms() if atom.is_width), None)
+    tensor = width.name.rpartition(":")[0] if width is not None else ""
     return tensor.rpartition(".")[0] if tensor in ctx.tensors and "." in tensor else ctx.node.name
 
 
-def depthwise(channels: Poly, inner: Poly, groups: int) -> bool:
-    return groups > 1 and groups == channels.hint and inner.hint == 1
+def depthwise(channels: Poly, inner: Poly, groups: Poly | int) -> bool:
+    return 1 < today_of(groups) == channels.hint and inner.hint == 1
 
 
 def pool_output(
@@ -741,6 +769,18 @@ def matmul(ctx: Context, input: Sym, other: Sym) -> Sym:
     result = Sym((*batch, input.shape[-2], other.shape[-1]))
     ctx.spend("macs", *result.shape, input.shape[-1])
     return result
+
+
+@rule("mv")
+def matrix_vector(ctx: Context, input: Sym, vec: Sym) -> Sym:
+    ctx.equate(input.shape[-1], vec.shape[0])
+    return Sym(input.shape[:-1])
+
+
+@rule("dot", "vdot")
+def dot(ctx: Context, input: Sym, other: Sym) -> Sym:
+    ctx.equate(input.shape[0], other.shape[0])
+    return Sym(())
 
 
 @rule("scaled_dot_product_attention")

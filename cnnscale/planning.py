@@ -116,15 +116,24 @@ class Planner:
         )
 
     def sides(self, resolution: float) -> tuple[int, ...]:
-        return self.fitting(tuple(round_size(side, resolution) for side in self.analysis.input_size[1:]))
+        return self.fitting(tuple(round_size(side, resolution) for side in self._own_sides))
+
+    @property
+    def _own_sides(self) -> tuple[int, ...]:
+        return self.analysis.input_size[1:]
+
+    def _held_at_one(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """A side of 1 is no extent (a latent code, one row of samples): it stays, whatever the resolution."""
+        return tuple(1 if own == 1 else side for side, own in zip(sides, self._own_sides, strict=True))
 
     def fitting(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """The sides nearest to ``sides`` that the model takes (some take multiples of 32 only), the same number of
         pixels more or less on each; ``sides`` themselves where there are none."""
+        sides = self._held_at_one(sides)
         if sides not in self._fitting:
             shifts = sorted(range(-_REACH, _REACH + 1), key=abs)
-            moved = (tuple(side + shift for side in sides) for shift in shifts)
-            fits = (s for s in moved if min(s) > 0 and self._fits(side_values(self.analysis, s)))
+            moved = (self._held_at_one(tuple(side + shift for side in sides)) for shift in shifts)
+            fits = (s for s in moved if min(s, default=1) > 0 and self._fits(side_values(self.analysis, s)))
             self._fitting[sides] = next(fits, sides)
         return self._fitting[sides]
 
@@ -164,8 +173,11 @@ class Planner:
 
         Raises:
             UsageError: a pattern matches nothing, or the sides given are more or fewer than the input has.
-            WidthError: the input size does not fit the model, or pinned and widened channels meet.
+            WidthError: the input size does not fit the model, pinned and widened channels meet, or no width can change.
         """
+        if request.multipliers.width != 1 and not self.groups:
+            why = next((f"{fixed.what}: {fixed.why}" for fixed in self._fixed()), "it has none")
+            raise WidthError(f"no width of {type(self.analysis.baseline).__name__} can change, so none can grow: {why}")
         request = replace(request, sides=self._given(request))
         draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
         return self._plan(request, draft)
@@ -200,15 +212,19 @@ class Planner:
             lambda t: request.sides or self.sides(coefficients.at(t).resolution),
             logs,
             self.fitting,
-            fixed=request.sides is not None,
+            fixed=request.sides is not None or not self._has_resolution,
         )
         best = fit(space, phi, 2.0**phi, self.options.tolerance)
         multipliers = Multipliers(
             depth=coefficients.at(best.depth).depth,
             width=coefficients.at(best.width).width,
-            resolution=max(best.sides) / max(self.analysis.input_size[1:]),
+            resolution=max(best.sides, default=1) / max(self._own_sides, default=1),
         )
         return self.draft(multipliers, best.sides)
+
+    @property
+    def _has_resolution(self) -> bool:
+        return any(side > 1 for side in self._own_sides)
 
     def _growth(self, values: Values, repeats: tuple[int, ...]) -> Growth:
         macs = self.costs.macs_by_sides(values, repeats)
@@ -283,7 +299,7 @@ class Planner:
         return Multipliers(
             depth=sum(s.new_repeats for s in stages) / blocks if blocks else 1.0,
             width=sum(r * n for r, n in layers) / sum(n for _, n in layers) if layers else 1.0,
-            resolution=math.prod(ratios) ** (1 / len(ratios)),
+            resolution=math.prod(ratios) ** (1 / max(1, len(ratios))),
         )
 
     def _fixed(self) -> tuple[Fixed, ...]:
@@ -302,6 +318,10 @@ class Planner:
         if unread:
             more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
             fixed.append(Fixed(what=f"{unread[0]}{more}", why="never read by forward, in eval or train mode"))
+        if not self._has_resolution:
+            fixed.append(
+                Fixed(what="resolution", why=f"not applicable: an input of {self.analysis.input_size} has no sides")
+            )
         if not self.analysis.stages:
             fixed.append(Fixed(what="depth", why="not applicable: no block of the model repeats"))
         return tuple(fixed)

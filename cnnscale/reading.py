@@ -8,9 +8,11 @@ is. A plan that does not need such a copy drops it again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .analysis import Analysis, Stage
 from .concatenation import Concatenation, concatenations
@@ -31,6 +33,12 @@ def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
     Raises:
         ModelError, TraceError, UnsupportedOpError: the model does not run, trace, or contains an unknown operation.
     """
+    lazy = next((name for name, t in _tensors(model) if is_lazy(t)), None)
+    if lazy is not None:
+        raise ModelError(
+            f"{type(model).__name__} has lazy layers without sizes ({lazy!r}): run it once on a batch of its inputs, "
+            "then scale it"
+        )
     if not any(p.dim() > 2 for p in model.parameters()):
         raise ModelError(
             f"{type(model).__name__} has no convolution, so there is nothing that width, depth and resolution "
@@ -42,6 +50,11 @@ def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
     if all(site.can_repeat for site in sites):
         return plain
     return _extended(model, plain, openings(plain))
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def _extended(baseline: nn.Module, plain: Analysis, made: list[Opening]) -> Analysis:
@@ -157,10 +170,17 @@ def _walk_train_mode(ctx: Context, traced: Trace, overrides: dict[str, Override]
     if any(name not in ctx.tensors for name, _ in traced.module.named_parameters()):
         infer(ctx, trace(traced.module, traced.input_size, train=True), overrides)
         traced.module.eval()
+    unread = next((name for name, _ in traced.module.named_parameters() if name not in ctx.tensors), None)
+    if unread is not None and traced.left_out:
+        raise ModelError(
+            f"parameter {unread!r} is not read, perhaps because the optional input {traced.left_out[0]!r} of forward "
+            "is left out, so its widths could not follow the others; remove it, or wrap the model in a module that "
+            "makes that input from the image"
+        )
 
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of the names and shapes of a model's parameters and buffers, and of its class."""
     lines = [f"{type(model).__module__}.{type(model).__qualname__}"]
-    lines += [f"{name} {tuple(tensor.shape)}" for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    lines += [f"{name} {tuple(tensor.shape)}" for name, tensor in _tensors(model)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

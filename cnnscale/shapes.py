@@ -113,6 +113,8 @@ class Context:
     equations: Equations = field(default_factory=Equations)
     tensors: dict[str, tuple[Poly, ...]] = field(default_factory=dict)
     """Dimensions of each parameter and buffer, under its first name."""
+    computed: dict[str, Sym] = field(default_factory=dict)
+    """Tensors of layers which a parametrisation computes, by the name under which the layer reads them."""
     producers: dict[str, Poly] = field(default_factory=dict)
     """Module path (or parameter name) of each convolution and linear layer -> its output width."""
     inputs: dict[str, Poly] = field(default_factory=dict)
@@ -139,6 +141,8 @@ class Context:
 
     def tensor(self, name: str) -> Sym | None:
         """The parameter or buffer ``name`` as unknowns; tied tensors share theirs. None where the slot is empty."""
+        if name in self.computed:
+            return self.computed[name]
         parent, _, attribute = name.rpartition(".")
         tensor = getattr(self.module.get_submodule(parent), attribute, None)
         if tensor is None:

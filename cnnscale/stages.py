@@ -330,7 +330,20 @@ def _same_conv(trace: Trace, one: Site, other: Site) -> bool:
         and shape(one.template.output)[1] == shape(other.template.output)[1]
         and one.template.parent == other.template.parent
         and _signature(trace, one.template) == _signature(trace, other.template)
+        and _leads_to(one.template, other.template)
     )
+
+
+def _leads_to(one: Block, other: Block) -> bool:
+    """Whether ``other`` reads what ``one`` made of the image; parallel layers (a pyramid's) are no stack."""
+    ahead, seen = [one.output], {one.output}
+    while ahead:
+        users = [user for user in ahead.pop().users if user not in seen]
+        if other.output in users:
+            return True
+        seen.update(users)
+        ahead += users
+    return False
 
 
 def _signature(trace: Trace, block: Block) -> tuple[object, ...]:

@@ -111,9 +111,28 @@ def _edit_children(parent: nn.Module, edits: Sequence[Edit]) -> list[nn.Module]:
             names = [split_path(path)[1] for path in behind[name].block.modules]
             children += [(n, m, True) for copy in behind[name].copies for n, m in zip(names, copy, strict=True)]
     names = _names([(name, is_copy) for name, _, is_copy in children], list(parent._modules))
+    _rename_keys(parent, dict(_successors(list(parent._modules), [name for name, _, _ in children], names)))
     parent._modules.clear()
     parent._modules.update({name: child for name, (_, child, _) in zip(names, children, strict=True)})
     return dropped
+
+
+def _successors(before: list[str], kept: list[str], names: list[str]) -> Iterator[tuple[str, str]]:
+    """(name of a child before the edit, after it): of its last copy, or of the child before it where it is gone."""
+    last = dict(zip(kept, names, strict=True))
+    current = names[0] if names else ""
+    for name in before:
+        current = last.get(name, current)
+        yield name, current
+
+
+def _rename_keys(parent: nn.Module, renamed: Mapping[str, str]) -> None:
+    """Dictionaries of a container whose keys are names of its children (which of them to return) follow the names."""
+    for name, value in vars(parent).items():
+        if not name.startswith("_") and isinstance(value, dict) and value and renamed.keys() >= value.keys():
+            entries = {renamed[key]: entry for key, entry in value.items()}
+            if len(entries) == len(value):
+                setattr(parent, name, type(value)(entries))
 
 
 def _names(children: list[tuple[str, bool]], before: list[str]) -> list[str]:

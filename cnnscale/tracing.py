@@ -8,6 +8,7 @@ depends on shapes traces; control flow that depends on data does not, and says s
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import operator
 import traceback
@@ -24,6 +25,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils import parametrize
 
 from .errors import ModelError, TraceError
 
@@ -41,6 +43,7 @@ __all__ = [
     "example_input",
     "is_leaf",
     "meta_copy",
+    "parametrization",
     "trace",
     "user_frame",
 ]
@@ -105,6 +108,8 @@ class Trace:
     calls: tuple[Call, ...]
     decisions: dict[fx.Node, bool]
     """Nodes by whose truth Python chose its way, and how it was."""
+    left_out: tuple[str, ...]
+    """Names of the optional inputs: arguments of ``forward`` whose default is None."""
     input_size: tuple[int, ...]
 
     @cached_property
@@ -116,7 +121,10 @@ class Trace:
 def is_leaf(module: nn.Module) -> bool:
     """Whether the module is one of torch's own layers, which rules know, and not a container."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    return type(module).__module__.startswith("torch.nn") and not isinstance(module, containers)
+    cls = type(module).__base__ if parametrize.is_parametrized(module) else type(module)
+    assert cls is not None
+    home = cls.__module__
+    return home.startswith("torch.nn") and not home.startswith("torch.nn.utils") and not isinstance(module, containers)
 
 
 def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False) -> Trace:
@@ -133,7 +141,17 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
             raise _failure(module, tracer, error, input_size) from error
-    return Trace(module, graph, tuple(graph.nodes), tuple(tracer.calls), tracer.decisions, input_size)
+    nodes = tuple(graph.nodes)
+    left_out = tuple(str(n.target) for n in nodes[1:] if n.op == "placeholder" and n.args == (None,))
+    return Trace(module, graph, nodes, tuple(tracer.calls), tracer.decisions, left_out, input_size)
+
+
+def parametrization(layer: nn.Module, name: str) -> fx.Graph:
+    """What computes the parametrised tensor ``name`` of a layer, as a graph without inputs."""
+    tracer = _Tracer(None)
+    steps: nn.Module = layer.parametrizations[name]  # type: ignore[index, assignment]  # a ModuleDict, by its contract
+    with torch.no_grad():
+        return tracer.trace(steps)
 
 
 def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = BATCH) -> torch.Tensor:
@@ -260,13 +278,18 @@ class _Value(fx.Proxy):
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, example: torch.Tensor) -> None:
+    def __init__(self, example: torch.Tensor | None) -> None:
         super().__init__()
         self.example = example
         self.evaluating = False
         self.calls: list[Call] = []
         self.decisions: dict[fx.Node, bool] = {}
         self.last: fx.Node | None = None
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """The model is given one input: the other arguments that may be left out are, as when it is called."""
+        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
+        return function, [*arguments[:2], *map(_left_out, arguments[2:])]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
         return is_leaf(m)
@@ -333,6 +356,16 @@ class _Tracer(fx.Tracer):
         return node.target(*args, **kwargs)
 
 
+def _left_out(argument: Any) -> Any:
+    """What ``forward`` sees of an argument that its caller leaves out; the argument itself where it must not be."""
+    if not isinstance(argument, fx.Proxy):
+        return argument
+    name, default = str(argument.node.target), argument.node.args
+    if name.startswith("*"):
+        return {} if name.startswith("**") else ()
+    return default[0] if default else argument
+
+
 def _node_of(value: Any) -> Any:
     return value.node if isinstance(value, fx.Proxy) else value
 
@@ -342,6 +375,13 @@ def _failure(
 ) -> ModelError | TraceError:
     """What to tell: does the model itself fail at this input, or only its trace?"""
     where = user_frame(error.__traceback__)
+    needed = _needed(module)
+    if len(needed) > 1:
+        return ModelError(
+            f"{type(module).__name__}.forward needs {len(needed)} inputs ({', '.join(needed)}), and input_size "
+            f"{input_size} is the size of one: wrap the model in a module that makes the others from the image, or "
+            "scale the submodules that take one"
+        )
     kind, reason = type(error).__name__, str(error).strip().split("\n")[0]
     try:
         module(tracer.example)
@@ -358,6 +398,13 @@ def _failure(
         f"cannot trace {type(module).__name__}{node}: {kind}: {reason}{where}; "
         "control flow that depends on the data cannot be scaled: make it depend on shapes, or scale a submodule"
     )
+
+
+def _needed(module: nn.Module) -> list[str]:
+    """The arguments without which ``forward`` cannot be called."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def user_frame(tb: TracebackType | None) -> str:
