@@ -41,6 +41,7 @@ LAYERS = (
     "costs",
     "fitting",
     "planning",
+    "attributes",
     "rewriting",
     "initialization",
     "measuring",
