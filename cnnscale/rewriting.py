@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from .analysis import Analysis, Stage
+from .attributes import Placed, follow
 from .costs import copy_atom, multiplicity
 from .errors import CnnScaleError, RewriteError
 from .fans import follow_fans
@@ -62,6 +64,8 @@ class Rebuilt:
     """Module path -> its path in the baseline, and which copy of it this is."""
     mismatch: str = ""
     """Why the native module could not be used."""
+    notes: tuple[str, ...] = ()
+    """What may not be true of the native module's attributes."""
 
 
 def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values: Values) -> Rebuilt:
@@ -74,9 +78,9 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     module, origins = edited_module(model, target)
     paths = {origin: path for path, origin in origins.items()}
     expected = rewritten_graph(target, paths)
-    mismatch = _written_back(module, target, expected, origins)
+    mismatch, notes = _written_back(module, target, expected, origins)
     if not mismatch:
-        return Rebuilt(module, "module", origins)
+        return Rebuilt(module, "module", origins, notes=tuple(notes))
     _same_in_training(model, target, mismatch)
     graph_module = _graph_module(meta_copy(module), expected.graph)
     problem = _difference(graph_module, target, expected, paths)
@@ -273,16 +277,12 @@ def _in_baseline(analysis: Analysis, block: Block) -> Block:
 def _resize(root: nn.Module, origins: dict[str, Origin], target: Target) -> None:
     """Every tensor and every layer attribute at the value that its polynomial has for this copy of its module."""
     analysis, ctx = target.analysis, target.analysis.ctx
-    extended = {origin: path for path, origin in analysis.origins.items()}
-    copies = _copy_values(target)
     attributes: dict[str, list[tuple[str, Any]]] = {}
     for (path, name), value in ctx.attributes.items():
         attributes.setdefault(path, []).append((name, value))
     shapes: dict[str, tuple[int, ...]] = {}
-    for path, module in root.named_modules():
-        if path not in origins:
-            continue
-        source, values = _source(origins[path], extended, copies, target)
+    for place in _placed(root, origins, target):
+        path, module, source, values = place.path, place.module, place.source, place.values
         for name, value in attributes.get(source, ()):
             setattr(module, name, ctx.evaluate(value, values))
         original = analysis.trace.module.get_submodule(source)
@@ -292,6 +292,16 @@ def _resize(root: nn.Module, origins: dict[str, Origin], target: Target) -> None
             if dims is not None:
                 shapes[f"{path}.{name}".lstrip(".")] = tuple(ctx.equations.resolve(d).at(values) for d in dims)
     resize(root, shapes)
+
+
+def _placed(root: nn.Module, origins: dict[str, Origin], target: Target) -> Iterator[Placed]:
+    """Every module that comes from the baseline, with what describes it."""
+    extended = {origin: path for path, origin in target.analysis.origins.items()}
+    copies = _copy_values(target)
+    for path, module in root.named_modules():
+        if path in origins:
+            source, values = _source(origins[path], extended, copies, target)
+            yield Placed(path, module, origins[path], source, values)
 
 
 def _copy_values(target: Target) -> list[tuple[tuple[str, ...], Any]]:
@@ -351,23 +361,30 @@ def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target
 # --- 3. the agreement -------------------------------------------------------------------------------------------------
 
 
-def _written_back(module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]) -> str:
-    """Make the module compute the expected graph by writing changed literals into its attributes; "" if it does.
+def _written_back(
+    module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]
+) -> tuple[str, list[str]]:
+    """Make the module compute the expected graph by writing changed sizes into its attributes: ("", notes) if it does.
 
-    Where a literal comes from is not recorded, so the owner's integers of the same value are tried, all at once and
-    then none; the trace decides.
+    Where a literal comes from is not always recorded, so the owner's integers of the same value are tried, all at once
+    and then none; so are the attributes that follow widths without being read. The trace decides.
     """
     first = ""
-    for write in (True, False) if expected.literals else (False,):
-        undo = _write_literals(module, expected, origins) if write else []
+    for follows, writes in itertools.product((True, False), (True, False) if expected.literals else (False,)):
+        notes = ["attributes that hold widths stay: with new ones, forward computes something else"]
+        undo: list[Undo] = []
+        if follows:
+            undo, notes = follow(target.analysis, _placed(module, origins, target), target.repeats)
+        if writes:
+            undo += _write_literals(module, expected, origins)
         undo += _add_residuals(module, origins, target)
         mismatch = _difference(module, target, expected, {origin: path for path, origin in origins.items()})
         if not mismatch:
-            return ""
+            return "", notes
         first = first or mismatch
         for restore in reversed(undo):
             restore()
-    return first
+    return first, []
 
 
 def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Origin]) -> list[Undo]:

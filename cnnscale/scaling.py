@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -349,6 +350,7 @@ def _carry_out(
             initialize(result, model, rebuilt.origins, weights, seed)
     changed, tolerance = _changed(model, rebuilt), made.options.tolerance
     verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance)
+    verification = dataclasses.replace(verification, notes=(*verification.notes, *rebuilt.notes))
     record = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
     result.scaling = record  # type: ignore[assignment]  # to torch, a module's attributes are tensors and modules
     return result, record

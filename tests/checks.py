@@ -169,6 +169,23 @@ def structure(model: nn.Module) -> list[tuple[Any, ...]]:
     ]
 
 
+def numbers(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """Every public attribute of every module that is an integer, or holds integers in plain containers."""
+
+    def plain(value: Any) -> bool:
+        if type(value) in (list, tuple, dict):
+            return all(map(plain, value.values() if type(value) is dict else value))
+        return type(value) in (int, str, float, bool, type(None))
+
+    def counts(value: Any) -> bool:
+        return type(value) is int or (type(value) in (list, tuple, dict) and plain(value))
+
+    return [
+        (name, {k: v for k, v in vars(module).items() if not k.startswith("_") and counts(v)})
+        for name, module in model.named_modules()
+    ]
+
+
 def count(model: nn.Module, size: tuple[int, ...]) -> tuple[int, int, int]:
     """MACs, params and activations of one image, counted without cnnscale."""
     counter = FlopCounterMode(display=False)

@@ -45,6 +45,7 @@ LAYERS = (
     "costs",
     "fitting",
     "planning",
+    "attributes",
     "rewriting",
     "initialization",
     "measuring",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checks import record, structure
+from checks import numbers, record, structure
 from filling import fill
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -77,6 +77,7 @@ def test_the_scaled_baseline_is_the_published_model(twin):
     assert list(shapes[0]) == list(shapes[1])
     assert scaled.scaling.form == "module"
     assert structure(scaled) == structure(target)
+    assert numbers(scaled) == numbers(target)
 
     size = (3, twin.resolution, twin.resolution)
     assert scaled.scaling.input_size == size
