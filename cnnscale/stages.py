@@ -26,9 +26,12 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .ops import operation_name
-from .tracing import Call, Trace
+from .tracing import Call, Trace, is_leaf
 
 __all__ = ["Block", "Site", "find_stages", "is_cat", "is_sum", "shape"]
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 def find_stages(trace: Trace) -> list[Site]:
     """All stages of a traced model, in the order of execution."""
     blocks = list(_blocks(trace))
-    runs = [run for siblings in _siblings(blocks).values() for run in _runs(siblings)]
+    runs = [run for siblings in _siblings(blocks).values() for run in _runs(trace, siblings)]
     runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
     candidates = [site for run in runs for site in _split(run)]
     several = [s for s in candidates if len(s.blocks) > 1]
@@ -127,7 +130,12 @@ def _start(trace: Trace, call: Call) -> int:
 
 
 def _joined(trace: Trace, block: Block) -> Block:
-    """The block with the sum or concatenation by which its parent joins input and output: ``x = x + block(x)``."""
+    """The block with the sum or concatenation by which its parent joins input and output: ``x = x + block(x)``.
+
+    Only a parent that holds its blocks in a container, and so loops over them, would join a copy too.
+    """
+    if not isinstance(trace.modules[block.parent], _CONTAINERS):
+        return block
     node = trace.nodes[block.stop]
     joins = len(block.inputs) == 1 and set(node.all_input_nodes) == {*block.inputs, block.output}
     if joins and (is_cat(node) or is_sum(node)) and set(block.output.users) == {node}:
@@ -167,8 +175,18 @@ def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None
     layers = sum(_is_weighted(trace, n) for n in nodes)
-    cls = type(trace.modules[modules[0]]).__qualname__
+    cls = _class_name(trace.modules[modules[0]])
     return Block(modules, start, stop, inputs, output, cls, layers) if layers else None
+
+
+def _class_name(module: nn.Module) -> str:
+    """The module's class; of a wrapper, whose weights all lie in one child of the user's own class, the child's too."""
+    name = type(module).__qualname__
+    weighted = [child for child in module.children() if any(True for _ in child.parameters())]
+    own = any(True for _ in module.parameters(recurse=False))
+    if len(weighted) != 1 or own or is_leaf(weighted[0]) or type(weighted[0]) in _CONTAINERS:
+        return name
+    return f"{name}[{_class_name(weighted[0])}]"
 
 
 def _is_weighted(trace: Trace, node: fx.Node) -> bool:
@@ -184,12 +202,12 @@ def _siblings(blocks: Iterable[Block]) -> dict[str, list[Block]]:
     return groups
 
 
-def _runs(siblings: list[Block]) -> list[Site]:
-    """Maximal runs of neighbours of one class, chained or densely connected."""
+def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
+    """Maximal runs of neighbours of one class and one way of working, chained or densely connected."""
     runs: list[Site] = []
     for block in siblings:
         last = runs[-1] if runs else None
-        if last is not None and last.template.cls == block.cls:
+        if last is not None and last.template.cls == block.cls and not _part(trace, last.template, block):
             before = last.template
             if block.inputs == (before.output,) and last.kind == "chain":
                 runs[-1] = Site((*last.blocks, block))
@@ -200,6 +218,16 @@ def _runs(siblings: list[Block]) -> list[Site]:
                 continue
         runs.append(Site((block,)))
     return runs
+
+
+def _part(trace: Trace, one: Block, other: Block) -> bool:
+    """Whether two blocks that keep their shapes are told to work differently (attend in windows, then in a grid)."""
+    return one.keeps_shape and other.keeps_shape and _flags(trace, one) != _flags(trace, other)
+
+
+def _flags(trace: Trace, block: Block) -> dict[str, bool]:
+    attributes = vars(trace.modules[block.path])
+    return {k: v for k, v in attributes.items() if isinstance(v, bool) and k != "training"}
 
 
 def _split(run: Site) -> Iterator[Site]:
