@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,7 +103,7 @@ def find_stages(trace: Trace) -> list[Site]:
     accepted = _innermost(chains)
     accepted += _singles(trace, candidates, chains, alike, accepted)
     accepted += [Site(s.blocks, "stack") for s in _outside(alike, accepted)]
-    units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain"]
+    units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain" and _in_line(trace, s, blocks)]
     units += [s for run in _flat_runs(trace) for s in _split(run)]
     accepted += _stacks(trace, _outside(units, accepted))
     return sorted(accepted, key=lambda site: site.blocks[0].start)
@@ -297,8 +297,9 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing.
 
-    A wrapper holds a chain, or a residual block of a class that occurs twice, or is but a container of one block of a
-    class of its own. Without a residual, layers that are alike are a stage too, and what holds them is its wrapper.
+    A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
+    it is but a container of one block of a class of its own. Without a residual, layers that are alike are a stage too,
+    and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
     singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
@@ -307,7 +308,10 @@ def _singles(
     holders = {path for path, _ in _held([*chains, *(s for s in residual if often[s.template.cls] > 1)])}
     wrappers = {(path, b.layers) for path, b in _held(candidates) if b.cls != "Sequential"}
     lone = [
-        s for s in singles if s.template.path not in holders and (s.template.path, s.template.layers) not in wrappers
+        s
+        for s in singles
+        if (s.template.path not in holders or s.template.cls in known)
+        and (s.template.path, s.template.layers) not in wrappers
     ]
     stacks = {path for path, _ in _held(alike)}
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template)]
@@ -331,6 +335,15 @@ def _stacks(trace: Trace, units: list[Site]) -> list[Site]:
         if a.keeps_shape and b.keeps_shape and _signature(trace, a) == _signature(trace, b)
     } | {_signature(trace, s.template) for s in units for o in units if s is not o and _same_conv(trace, s, o)}
     return [Site(s.blocks, "stack") for s in units if _signature(trace, s.template) in proven]
+
+
+def _in_line(trace: Trace, site: Site, blocks: Sequence[Block]) -> bool:
+    """Whether a copy put behind the last block of a site would be called: not so in a list that is not a chain."""
+    first, last = site.blocks[0], site.template
+    siblings = [b for b in blocks if b.parent == first.parent and b not in site.blocks]
+    if not siblings or type(trace.modules[first.parent]) is not nn.ModuleList:
+        return True
+    return any(b.inputs == (last.output,) or first.inputs == (b.output,) for b in siblings)
 
 
 def _alike(trace: Trace, site: Site) -> bool:
