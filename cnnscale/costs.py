@@ -15,7 +15,7 @@ from typing import Literal
 
 from .analysis import Analysis, Stage
 from .plans import Cost
-from .symbolic import Atom, Poly, Values
+from .symbolic import Atom, Poly, Values, as_poly
 
 __all__ = ["CostModel", "copy_atom", "multiplicity", "side_values", "sizes"]
 
@@ -36,9 +36,10 @@ class CostModel:
         """(kind, place, factors, how often): equal products at one place are counted together."""
         counted: Counter[tuple[Kind, Place, tuple[Poly, ...]]] = Counter()
         positions = {node: i for i, node in enumerate(self.analysis.trace.nodes)}
-        batch = self.analysis.ctx.tensors["input"][0]
+        ((batch,),) = self.analysis.ctx.tensors["input"][0].terms
+        one = {batch: as_poly(1)}
         for product in self.analysis.eval_products:
-            factors = tuple(f for f in product.factors if f != batch and f.constant != 1)
+            factors = tuple(f for f in (f.substitute(one) for f in product.factors) if f.constant != 1)
             counted[product.kind, self._place_of_node(positions[product.node]), factors] += 1
         resolve = self.analysis.ctx.equations.resolve
         for name, tensor in self.analysis.trace.module.named_parameters():

@@ -17,8 +17,9 @@ from .errors import CnnScaleError, UnsupportedOpError
 from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
 from .shapes import Comparison, Context, Lit, Sym, hints, symbolic_tensors
+from .sources import Source
 from .symbolic import as_poly
-from .tracing import BATCH, Attribute, Trace
+from .tracing import BATCH, Trace
 
 __all__ = ["Override", "infer"]
 
@@ -39,6 +40,7 @@ def infer(
     env: dict[fx.Node, Any] = {}
     for node in trace.nodes:
         ctx.node = node
+        fx.node.map_aggregate((node.args, node.kwargs), ctx.mark_read)
         if free and node.op == "output":
             continue
         try:
@@ -128,6 +130,6 @@ def _arguments(value: Any, env: dict[fx.Node, Any], path: tuple[str | int, ...] 
         return items if type(value) is list else tuple(items)  # torch.fx's own lists are no plain lists
     if isinstance(value, slice):
         return slice(*(_arguments(getattr(value, n), env, (*path, n)) for n in ("start", "stop", "step")))
-    if type(value) in (int, Attribute):
+    if type(value) is int or isinstance(value, Source):
         return Lit(value, path)
     return value
