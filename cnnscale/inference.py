@@ -16,7 +16,7 @@ from torch import fx, nn
 from .errors import CnnScaleError, UnsupportedOpError
 from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
-from .shapes import Comparison, Context, Lit, Sym, hints, symbolic_tensors
+from .shapes import Comparison, Context, Lit, Sym, constant, hints, symbolic_tensors
 from .sources import Source
 from .symbolic import as_poly
 from .tracing import BATCH, Trace
@@ -45,6 +45,12 @@ def infer(
             continue
         try:
             value = _value(ctx, trace, node, env)
+            if isinstance(value, torch.Tensor):
+                value = constant(value)
+            if isinstance(value, Sym) and hints(value) != hints(node.meta["val"]):
+                raise UnsupportedOpError(
+                    f"the width rule for {ctx.where} gives shape {hints(value)}; please open an issue"
+                )
         except CnnScaleError:
             raise
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
@@ -52,8 +58,6 @@ def infer(
                 f"the width rule for {ctx.where} does not cover this use ({type(error).__name__}: {error}); "
                 "open an issue with this line, or keep the part out by scaling a submodule"
             ) from error
-        if isinstance(value, Sym) and hints(value) != hints(node.meta["val"]):
-            raise UnsupportedOpError(f"the width rule for {ctx.where} gives shape {hints(value)}; please open an issue")
         if overrides and node.name in overrides:
             value = overrides[node.name](value)
         env[node] = value

@@ -215,6 +215,7 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
     at = next((k for k, i in enumerate(indices) if i is Ellipsis), len(indices))
     indices[at : at + 1] = [slice(None)] * missing
     dims, shape = iter(x.shape), []
+    indices = [Sym((as_poly(len(i)),)) if isinstance(i, (list, tuple)) else i for i in indices]
     tables = [i if isinstance(i, Sym) else constant(i) for i in indices if isinstance(i, (Sym, torch.Tensor))]
     gathered = broadcast(ctx, [table.shape for table in tables])
     if tables and not _adjacent(indices):
@@ -556,9 +557,11 @@ def columns(ctx: Context, x: Sym, kernel_size: Any, dilation: Any = 1, padding: 
 
 @rule("arange")
 def arange(ctx: Context, *args: Any, **kwargs: Any) -> Any:
-    """``arange(end)``; other forms are what they are today."""
-    end = kwargs.get("end", args[0] if len(args) == 1 else None)
-    return Sym((end,)) if isinstance(end, Poly) else ctx.node.meta["val"]
+    """``arange(end)`` or ``arange(start, end)``; other forms are what they are today."""
+    start, end = (0, *args, kwargs.get("end"))[:2] if len(args) < 2 else args[:2]
+    if len(args) > 2 or not {"start", "step"}.isdisjoint(kwargs) or not isinstance(end, Poly) or not is_size(start):
+        return ctx.node.meta["val"]
+    return Sym((end - as_poly(start),))
 
 
 @rule("meshgrid")

@@ -16,6 +16,7 @@ order:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,15 @@ def is_sum(node: fx.Node) -> bool:
 def _is_residual(trace: Trace, block: Block) -> bool:
     """Whether the block adds something to its own input."""
     return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
+
+
+def _chains(trace: Trace, block: Block) -> bool:
+    """Whether a copy can be chained behind the block: outside containers a Sequential calls both, with one argument."""
+    if isinstance(trace.modules[block.parent], _CONTAINERS):
+        return True
+    wanted = inspect.signature(type(trace.modules[block.path]).forward).parameters.values()
+    needed = [p for p in wanted if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return len(needed) <= 2  # self and the input
 
 
 def _is_gate(block: Block) -> bool:
@@ -314,7 +324,7 @@ def _singles(
         and (s.template.path, s.template.layers) not in wrappers
     ]
     stacks = {path for path, _ in _held(alike)}
-    lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template)]
+    lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
     return _outermost(s for s in lone if s.template.cls in known | twice)
