@@ -180,7 +180,8 @@ def _sums(trace: Trace, block: Block) -> Iterator[fx.Node]:
 def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output: fx.Node) -> Block | None:
     nodes = trace.nodes[start:stop]
     inside = set(nodes)
-    inputs = tuple(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
+    read = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside)
+    inputs = tuple(node for node in read if not isinstance(node.meta["val"], int))  # sizes come from where they may
     escapes = any(user not in inside for n in nodes if n is not output for user in n.users)
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None

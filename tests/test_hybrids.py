@@ -309,6 +309,56 @@ class Directed(Attention):
         return super().forward(x if self.along else x.transpose(2, 3))
 
 
+class Told(nn.Module):
+    """A block that is told the sides of the map, as blocks of token sequences are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.local = nn.Linear(32, 32), nn.Conv2d(32, 32, 3, padding=1, groups=32)
+
+    def forward(self, tokens: Tensor, high: int, wide: int) -> Tensor:
+        tokens = tokens + self.mix(tokens)
+        pixels = tokens.transpose(1, 2).reshape(tokens.shape[0], -1, high, wide)
+        return tokens + self.local(pixels).flatten(2).transpose(1, 2)
+
+
+class Sequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Told(), Told()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = x.shape[2:]
+        tokens = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens, high, wide)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
+def test_blocks_that_are_told_sizes_are_repeated():
+    result = scale(Hybrid(Sequence()), depth=2, width=1.5, phi=None)
+    assert [type(m) for m in result.mixers[0].blocks] == [Told] * 4
+
+
+class Twofold(nn.Module):
+    """Not in a container, and called with more than its input: nothing can be chained behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = Told(), Told()
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = x.shape[2:]
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = self.two(self.one(tokens, high=high, wide=wide).relu(), high=high, wide=wide)
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
+def test_blocks_outside_containers_are_repeated_only_if_their_input_is_all_they_take():
+    result = scale(Hybrid(Twofold()), depth=2, width=1.5, phi=None)
+    assert type(result.mixers[0].one) is Told
+
+
 class Axial(nn.Module):
     def __init__(self) -> None:
         super().__init__()
