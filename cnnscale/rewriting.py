@@ -31,6 +31,7 @@ from .surgery import (
     Undo,
     copies_of,
     edit_blocks,
+    forget_cached,
     redraw_schedules,
     resize,
     set_attribute,
@@ -268,6 +269,7 @@ def _replaced(value: Any, path: tuple[Any, ...], new: int) -> Any:
 def edited_module(model: nn.Module, target: Target) -> tuple[nn.Module, dict[str, Origin]]:
     """A meta copy of ``model`` with blocks repeated, tensors resized and the attributes of torch's layers updated."""
     root = meta_copy(model, hooks=True)
+    forget_cached(root)
     origins = edit_blocks(root, list(_edits(root, target)))
     _resize(root, origins, target)
     redraw_schedules(target.analysis.baseline, root)

@@ -27,6 +27,7 @@ __all__ = [
     "Undo",
     "copies_of",
     "edit_blocks",
+    "forget_cached",
     "new_tensor",
     "redraw_schedules",
     "resize",
@@ -256,6 +257,15 @@ def _slots(root: nn.Module, cls: type[nn.Module], name: str) -> list[_Slot]:
         for parent, key, child in children
         if id(child) in rated or (type(child) is nn.Identity and (type(parent), key) in places)
     ]
+
+
+def forget_cached(root: nn.Module) -> None:
+    """What the model has computed once for eval mode (a bias from a table) goes as its author lets it go: on the way
+    through train mode. Modes stay."""
+    modes = [(module, module.training) for module in root.modules()]
+    root.train()
+    for module, mode in modes:
+        module.training = mode
 
 
 def copies_of(

@@ -74,6 +74,9 @@ def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     for module in model.modules():
         for store in (module._parameters, module._buffers, vars(module)):
             yield from (t for t in store.values() if isinstance(t, torch.Tensor))
+        for container in _plain_containers(module):  # results that were kept cannot be copied, constants are
+            kept = container.values() if isinstance(container, dict) else container
+            yield from (t for t in kept if isinstance(t, torch.Tensor) and not t.is_leaf)
 
 
 def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -126,6 +129,7 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
         ModelError: the model does not run at ``input_size``.
         TraceError: the model runs, but its control flow depends on data.
     """
+    module.train()  # where models forget what they computed for eval mode
     module.train(train)
     tracer = _Tracer(example_input(module, input_size))
     with _scripting_refused(module), _state_kept(module), _attributes_marked(module), torch.no_grad():

@@ -149,6 +149,11 @@ class Table(nn.Module):
         rows, columns = self.offsets.repeat_interleave(side, 0), self.offsets.repeat(side, 1)
         return self.table[:, rows.repeat_interleave(side, 1), columns.repeat(1, side)]
 
+    def train(self, mode: bool = True) -> Table:
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
         q, k = self.qk(x).reshape(x.shape[0], 2 * self.heads, -1, x.shape[2] * x.shape[3]).chunk(2, 1)
         if self.mode == "cached":
@@ -170,6 +175,16 @@ def test_tables_of_positions_stay_and_fix_the_resolution(mode):
     assert result.stem.weight.shape[0] > 32
     assert abs(result.scaling.verification.growth / 2 - 1) <= 0.05
     assert result(torch.randn(2, *result.scaling.input_size)).shape == (2, 10)
+
+
+def test_what_the_baseline_has_cached_is_not_the_scaled_models():
+    model = Hybrid(Table("cached")).eval()
+    with torch.no_grad():
+        model(torch.randn(1, *SIZE))
+    result = cnnscale.scale(model, width=1.5, input_size=SIZE)
+    assert list(model.mixers[0].kept) == ["bias"]
+    assert result.mixers[0].kept == {}
+    assert not any(module.training for module in result.modules())
 
 
 class Shortened(nn.Module):
