@@ -4,7 +4,8 @@ Names prove nothing, so what an integer counts is learnt from the baseline:
 
 1. An integer of a module (or a list of integers) follows a *role*, a dimension of what enters or leaves the module or
    its layers, or of their tensors, if in every module of its class it has that role's size. One number alone proves
-   nothing where it is small (strides, kernel sizes, heads): then it takes two modules with different numbers.
+   nothing where it is small (strides, kernel sizes, heads): then it takes two modules with different numbers. Of a
+   class with one module, only the layers behind the last stage count beside the module itself.
 2. Where roles of that size part, the last counts, as the variables of an author's loop end with the last block. Where
    one of them is a side of a map or keeps its size, the integer stays. A note tells of either.
 3. In a list of dicts that name modules, the integers under one key follow if each is the number of channels of the
@@ -28,7 +29,7 @@ from .analysis import Analysis
 from .shapes import Sym
 from .surgery import CONTAINERS, Origin, Undo, set_attribute
 from .symbolic import Poly, Values
-from .tracing import Attribute, is_leaf
+from .tracing import is_leaf
 
 __all__ = ["Placed", "follow"]
 
@@ -177,6 +178,20 @@ class _Roles:
             self._known[path] = dict(self._of(path))
         return self._known[path]
 
+    def last(self, path: str) -> dict[Role, Poly]:
+        """Those of the module itself and of what it calls behind the last stage: an author's variables end there."""
+        early = {name for name, _ in _layers(self.analysis.trace.module.get_submodule(path))}
+        early -= {name for name in early if f"{path}.{name}".lstrip(".") in self._late}
+        return {role: poly for role, poly in self[path].items() if role[0] not in early}
+
+    @cached_property
+    def _late(self) -> set[str]:
+        """Modules that are called when the last stage ends, or behind it."""
+        nodes, calls = self.analysis.trace.nodes, self.analysis.trace.calls
+        end = max((block.stop for _, _, block in self.analysis.blocks()), default=0)
+        leaves = {str(node.target) for node in nodes[end:] if node.op == "call_module"}
+        return leaves | {call.path for call in calls if call.stop >= end}
+
     def channels(self, path: str) -> list[Poly]:
         """The channels of what the last call of a module returns."""
         calls = self._calls.get(path)
@@ -248,7 +263,7 @@ _Followers: TypeAlias = dict[tuple[type[nn.Module], tuple[Key, ...]], list[set[R
 
 
 def _followers(analysis: Analysis, roles: _Roles) -> _Followers:
-    read = _read(analysis)
+    read = {place[:2] for place in analysis.ctx.read}
     extended = {origin: path for path, origin in analysis.origins.items()}
     seen: dict[tuple[type[nn.Module], tuple[Key, ...]], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for path, module in analysis.baseline.named_modules():
@@ -260,16 +275,11 @@ def _followers(analysis: Analysis, roles: _Roles) -> _Followers:
         telling = max(max(values) for _, values in members) > _SMALL or len({values for _, values in members}) > 1
         if not telling or any((path, keys[0][0]) in read for path, _ in members):
             continue
-        common = [_common([(roles[path], values[i]) for path, values in members]) for i in range(len(keys))]
+        near = [(roles[path] if len(members) > 1 else roles.last(path), values) for path, values in members]
+        common = [_common([(known, values[i]) for known, values in near]) for i in range(len(keys))]
         if all(common):
             found[cls, keys] = common
     return found
-
-
-def _read(analysis: Analysis) -> set[tuple[str, str]]:
-    """(module, attribute) of every integer that the graph reads."""
-    args = [(node.args, node.kwargs) for node in analysis.trace.nodes]
-    return {(a.module, a.name) for a in _collected(args, Attribute)}
 
 
 def _common(members: list[tuple[dict[Role, Poly], int]]) -> set[Role]:

@@ -16,9 +16,10 @@ from torch import fx, nn
 from .errors import CnnScaleError, UnsupportedOpError
 from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
-from .shapes import Comparison, Context, Lit, Sym, hints, symbolic_tensors
+from .shapes import Comparison, Context, Lit, Sym, constant, hints, symbolic_tensors
+from .sources import Source
 from .symbolic import as_poly
-from .tracing import BATCH, Attribute, Trace, parametrization
+from .tracing import BATCH, Trace, parametrization
 
 __all__ = ["Override", "infer"]
 
@@ -53,8 +54,15 @@ def _walk(
     env: dict[fx.Node, Any] = {}
     for node in nodes:
         ctx.node = node
+        fx.node.map_aggregate((node.args, node.kwargs), ctx.mark_read)
         try:
             value = _value(ctx, trace, node, env)
+            if isinstance(value, torch.Tensor):
+                value = constant(value)
+            if isinstance(value, Sym) and hints(value) != hints(node.meta["val"]):
+                raise UnsupportedOpError(
+                    f"the width rule for {ctx.where} gives shape {hints(value)}; please open an issue"
+                )
         except CnnScaleError:
             raise
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
@@ -62,8 +70,6 @@ def _walk(
                 f"the width rule for {ctx.where} does not cover this use ({type(error).__name__}: {error}); "
                 "open an issue with this line, or keep the part out by scaling a submodule"
             ) from error
-        if isinstance(value, Sym) and hints(value) != hints(node.meta["val"]):
-            raise UnsupportedOpError(f"the width rule for {ctx.where} gives shape {hints(value)}; please open an issue")
         if node.name in overrides:
             value = overrides[node.name](value)
         env[node] = value
@@ -153,6 +159,6 @@ def _arguments(value: Any, env: dict[fx.Node, Any], path: tuple[str | int, ...] 
         return items if type(value) is list else tuple(items)  # torch.fx's own lists are no plain lists
     if isinstance(value, slice):
         return slice(*(_arguments(getattr(value, n), env, (*path, n)) for n in ("start", "stop", "step")))
-    if type(value) in (int, Attribute):
+    if type(value) is int or isinstance(value, Source):
         return Lit(value, path)
     return value

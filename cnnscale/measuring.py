@@ -52,7 +52,9 @@ def run_once(
         ModelError: the model does not run at this size.
     """
     # FLOP counting asks any parameter given to a layer for its grad_fn
-    module = meta_copy(model).eval().requires_grad_(False)
+    module = meta_copy(model).requires_grad_(False)
+    module.train()  # where models forget what they computed for eval mode
+    module.eval()
     params = sum(parameter.numel() for parameter in module.parameters())
     activations, flops, outputs = _ConvolutionOutputs(), FlopCounterMode(display=False), []
     module.register_forward_hook(lambda _module, _args, result: outputs.append(result))

@@ -22,7 +22,9 @@ from .derivation import Derived
 from .errors import CnnScaleError
 from .inference import infer
 from .ops import replaced
+from .scales import follow_contractions
 from .shapes import Context
+from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import resize, write_attribute, write_literal
 from .symbolic import Values
@@ -126,6 +128,7 @@ def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
     output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
     if not isinstance(output, fx.Node):
         raise CnnScaleError("alone, it has several outputs")
+    follow_contractions(local)
     result = values[output]
     numbers: Values = {}
     for poly in (channels, result.shape[1]):
@@ -157,12 +160,15 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
     resize(module, shapes)
     for (path, name), value in local.attributes.items():
         setattr(module.get_submodule(path), name, local.evaluate(value, numbers))
+    solved = []
     for update in local.updates:
         new = local.equations.resolve(update.value).at(numbers)
         if update.source is not None:
-            write_attribute(module.get_submodule(update.source.module), update.source, new)
+            solved.append((update.source, new))
         else:
             write_literal(module.get_submodule(caller(update.node)), update.value.hint, new)
+    for place, value in solve(solved).items():
+        write_attribute(module.get_submodule(place.module), place, value)
 
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:

@@ -72,9 +72,16 @@ def divide(ctx: Context, a: Poly, b: Poly) -> Poly:
     """``a // b``: exact where it is so today and ``a`` has channels, a function of the input size otherwise."""
     if ctx.is_channel(a) and a.hint % b.hint == 0:
         return ctx.quotient(a, b)
+    exact = ctx.equations.resolve(a).exact_quotient(ctx.equations.resolve(b))
+    if exact is not None:
+        return exact
     if ctx.is_channel(a) or b.constant is None:
         return as_poly(ctx.constant(a, "it is divided with a remainder") // ctx.constant(b, "it divides"))
     return ctx.call("floordiv", a, b.constant)
+
+
+def remainder(ctx: Context, a: Poly, b: Poly) -> Poly:
+    return a - divide(ctx, a, b) * b
 
 
 _INTEGERS: dict[str, Callable[[Context, Poly, Poly], Poly]] = {
@@ -82,6 +89,7 @@ _INTEGERS: dict[str, Callable[[Context, Poly, Poly], Poly]] = {
     "sub": lambda ctx, a, b: a - b,
     "mul": lambda ctx, a, b: a * b,
     "floordiv": divide,
+    "mod": remainder,
 }
 _INTEGERS |= {
     "iadd": _INTEGERS["add"],
@@ -162,7 +170,7 @@ def attribute(ctx: Context, x: Any, name: str) -> Any:
 
 
 _TODAY = """
-dim ndimension is_floating_point get_device is_contiguous len isinstance _assert not_ is_ is_not contains format item
+dim ndimension is_floating_point get_device is_contiguous len isinstance not_ is_ is_not contains format item
 str
 """
 
@@ -170,6 +178,13 @@ str
 @rule(*_TODAY.split())
 def today(ctx: Context, *args: Any, **kwargs: Any) -> Any:
     return ctx.node.meta["val"]
+
+
+@rule("_assert")
+def asserted(ctx: Context, condition: Any, message: Any = "") -> None:
+    """What a model asserts of its sizes must hold for the scaled ones too."""
+    if isinstance(condition, Comparison):
+        ctx.decide(condition, truth=True)
 
 
 @rule("math.ceil")
@@ -208,6 +223,11 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
     at = next((k for k, i in enumerate(indices) if i is Ellipsis), len(indices))
     indices[at : at + 1] = [slice(None)] * missing
     dims, shape = iter(x.shape), []
+    indices = [Sym((as_poly(len(i)),)) if isinstance(i, (list, tuple)) else i for i in indices]
+    tables = [i if isinstance(i, Sym) else constant(i) for i in indices if isinstance(i, (Sym, torch.Tensor))]
+    gathered = broadcast(ctx, [table.shape for table in tables])
+    if tables and not _adjacent(indices):
+        shape, gathered = list(gathered), ()
     for i in indices:
         if i is None:
             shape.append(as_poly(1))
@@ -217,12 +237,19 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
             dim = next(dims)
             if today_of(i) not in (0, -1):  # the first and the last there always are
                 ctx.constant(dim, "it is indexed by a number")
-        elif isinstance(i, (Sym, torch.Tensor)) and sum(isinstance(k, (Sym, torch.Tensor)) for k in indices) == 1:
+        elif isinstance(i, (Sym, torch.Tensor)):
             ctx.constant(next(dims), "it is indexed by a tensor")
-            shape += (i if isinstance(i, Sym) else constant(i)).shape
+            shape += gathered
+            gathered = ()
         else:
             unknown(ctx, x)
     return Sym(tuple(shape))
+
+
+def _adjacent(indices: list[Any]) -> bool:
+    """Whether the tensors among indices stand side by side: then what they gather stands there too, else in front."""
+    places = [k for k, i in enumerate(indices) if isinstance(i, (Sym, torch.Tensor)) or is_size(i)]
+    return places[-1] - places[0] == len(places) - 1
 
 
 def sliced(ctx: Context, dim: Poly, index: slice) -> Poly:
@@ -556,9 +583,11 @@ def columns(ctx: Context, x: Sym, kernel_size: Any, dilation: Any = 1, padding: 
 
 @rule("arange")
 def arange(ctx: Context, *args: Any, **kwargs: Any) -> Any:
-    """``arange(end)``; other forms are what they are today."""
-    end = kwargs.get("end", args[0] if len(args) == 1 else None)
-    return Sym((end,)) if isinstance(end, Poly) else ctx.node.meta["val"]
+    """``arange(end)`` or ``arange(start, end)``; other forms are what they are today."""
+    start, end = (0, *args, kwargs.get("end"))[:2] if len(args) < 2 else args[:2]
+    if len(args) > 2 or not {"start", "step"}.isdisjoint(kwargs) or not isinstance(end, Poly) or not is_size(start):
+        return ctx.node.meta["val"]
+    return Sym((end - as_poly(start),))
 
 
 @rule("meshgrid")
@@ -764,10 +793,9 @@ def linear(ctx: Context, name: str, x: Sym, weight: Sym, bias: Sym | None) -> Sy
 def matmul(ctx: Context, input: Sym, other: Sym) -> Sym:
     if len(input.shape) < 2 or len(other.shape) < 2:
         unknown(ctx, input, other)
-    ctx.equate(input.shape[-1], other.shape[-2])
     batch = broadcast(ctx, [input.shape[:-2], other.shape[:-2]])
     result = Sym((*batch, input.shape[-2], other.shape[-1]))
-    ctx.spend("macs", *result.shape, input.shape[-1])
+    ctx.contract(input.shape[-1], other.shape[-2], *result.shape)
     return result
 
 
@@ -783,16 +811,37 @@ def dot(ctx: Context, input: Sym, other: Sym) -> Sym:
     return Sym(())
 
 
+@rule("einsum")
+def einsum(ctx: Context, equation: str, *operands: Any) -> Sym:
+    """Each letter is one size. Of two operands torch makes a batched matrix product, which costs the product of its
+    letters, after it has summed what one operand alone has."""
+    tensors = flat(operands)
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if not arrow or "." in equation or len(tensors) > 2 or any(len(set(term)) < len(term) for term in terms):
+        unknown(ctx, tensors)
+    dims: dict[str, list[tuple[Poly, ...]]] = {}
+    for term, tensor in zip(terms, tensors, strict=True):
+        for letter, dim in zip(term, tensor.shape, strict=True):
+            dims.setdefault(letter, []).append((dim,))
+    sizes = {letter: broadcast(ctx, same)[0] for letter, same in dims.items()}
+    common = set.intersection(*map(set, terms)) - set(output) if len(terms) == 2 else set()
+    if common:
+        for letter in sorted(common):
+            ctx.contractions.append((ctx.node, sizes[letter]))
+        ctx.spend("macs", *(sizes[letter] for letter in sorted(common | set(output))))
+    return Sym(tuple(sizes[letter] for letter in output))
+
+
 @rule("scaled_dot_product_attention")
 def attention(ctx: Context, query: Sym, key: Sym, value: Sym, attn_mask: Sym | None = None, *_: Any, **__: Any) -> Sym:
     """softmax(query @ key.T) @ value; its products are not counted by torch's counter on every device, but here."""
-    ctx.equate(query.shape[-1], key.shape[-1])
     ctx.equate(key.shape[-2], value.shape[-2])
     batch = broadcast(ctx, [query.shape[:-2], key.shape[:-2], value.shape[:-2]])
     scores = (*batch, query.shape[-2], key.shape[-2])
     if attn_mask is not None:
         broadcast(ctx, [scores, attn_mask.shape])
-    ctx.spend("macs", *scores, query.shape[-1])
+    ctx.contract(query.shape[-1], key.shape[-1], *scores)
     ctx.spend("macs", *scores, value.shape[-1])
     return Sym((*batch, query.shape[-2], value.shape[-1]))
 

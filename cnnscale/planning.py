@@ -137,6 +137,10 @@ class Planner:
             self._fitting[sides] = next(fits, sides)
         return self._fitting[sides]
 
+    def _reachable(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """``sides`` if the model takes them, else today's: depth and width have to do without resolution."""
+        return sides if self._fits(side_values(self.analysis, sides)) else self.analysis.input_size[1:]
+
     @cached_property
     def _fitting(self) -> dict[tuple[int, ...], tuple[int, ...]]:
         return {}
@@ -209,9 +213,9 @@ class Planner:
         logs = (math.log(coefficients.beta), math.log(coefficients.gamma), math.log(coefficients.alpha))
         space = Space(
             growth,
-            lambda t: request.sides or self.sides(coefficients.at(t).resolution),
+            lambda t: request.sides or self._reachable(self.sides(coefficients.at(t).resolution)),
             logs,
-            self.fitting,
+            lambda sides: self._reachable(self.fitting(sides)),
             fixed=request.sides is not None or not self._has_resolution,
         )
         best = fit(space, phi, 2.0**phi, self.options.tolerance)
@@ -302,6 +306,19 @@ class Planner:
             resolution=math.prod(ratios) ** (1 / max(1, len(ratios))),
         )
 
+    def _fixed_sides(self) -> Iterator[Fixed]:
+        """The input size, where the model takes no other one near it, and the operation that says so."""
+        size = self.analysis.input_size[1:]
+        others = (tuple(side + shift for side in size) for shift in range(1, _REACH + 1))
+        checks = self.analysis.ctx.equations.checks
+        failed = [{c.where for c in checks if not c.at(side_values(self.analysis, sides))} for sides in others]
+        if all(failed):
+            always = set.intersection(*failed) or failed[0]
+            yield Fixed(
+                what="resolution",
+                why=f"the model takes no other size: {next(c.where for c in checks if c.where in always)}",
+            )
+
     def _fixed(self) -> tuple[Fixed, ...]:
         ctx = self.analysis.ctx
         fixed = [Fixed(what=where, why=why) for where, why in ctx.frozen.items()]
@@ -318,7 +335,9 @@ class Planner:
         if unread:
             more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
             fixed.append(Fixed(what=f"{unread[0]}{more}", why="never read by forward, in eval or train mode"))
-        if not self._has_resolution:
+        if self._has_resolution:
+            fixed += self._fixed_sides()
+        else:
             fixed.append(
                 Fixed(what="resolution", why=f"not applicable: an input of {self.analysis.input_size} has no sides")
             )

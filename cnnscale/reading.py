@@ -19,6 +19,7 @@ from .concatenation import Concatenation, concatenations
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
 from .opening import Opening, openings
+from .scales import follow_contractions
 from .shapes import Context, Product
 from .stages import Block, Site, find_stages
 from .surgery import CONTAINERS, Edit, Origin, edit_blocks
@@ -116,6 +117,7 @@ def _analysis(
     analysis = Analysis(baseline, traced, ctx, stages, origins, values, traced.input_size)
     for site in sites:
         _tie_ends(analysis, site)
+    follow_contractions(ctx)
     analysis.eval_products = tuple(
         Product(p.kind, p.node, tuple(map(ctx.equations.resolve, p.factors))) for p in products
     )

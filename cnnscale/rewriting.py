@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -25,7 +26,8 @@ from .errors import CnnScaleError, RewriteError
 from .fans import follow_fans
 from .opening import donor_for, residual_flags
 from .schedules import redraw_schedules
-from .shapes import Sym
+from .shapes import Power, Sym
+from .sources import Source, solve
 from .stages import Block, is_sum, shape
 from .surgery import (
     Edit,
@@ -33,6 +35,7 @@ from .surgery import (
     Undo,
     copies_of,
     edit_blocks,
+    forget_cached,
     resize,
     set_attribute,
     split_path,
@@ -40,7 +43,7 @@ from .surgery import (
     write_literal,
 )
 from .symbolic import Values
-from .tracing import Attribute, Trace, caller, describe, meta_copy, trace
+from .tracing import Trace, caller, describe, meta_copy, trace
 
 __all__ = ["Rebuilt", "rebuild"]
 
@@ -95,13 +98,26 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
 # --- 1. the graph -----------------------------------------------------------------------------------------------------
 
 
-class Change(NamedTuple):
-    """A literal of the graph that changed, and the module whose attribute it is (or else which runs the node)."""
+class Copy(NamedTuple):
+    """One copy of a block whose modules' paths begin with one of ``inside``."""
 
-    owner: Origin
+    number: int
+    inside: tuple[str, ...]
+
+    def origin(self, target: Target, path: str) -> Origin:
+        """Which module the copy calls where the block calls ``path``: what lies outside the block is not copied."""
+        origin = _origin(target, path)
+        return Origin(origin.path, origin.copy + self.number) if f"{path}.".startswith(self.inside) else origin
+
+
+class Change(NamedTuple):
+    """A literal of the graph that changed, and the module that runs its node, in one copy of a block."""
+
+    owner: str
     old: int
     new: int
-    source: Attribute | None
+    source: Source | None
+    copy: Copy
 
 
 @dataclass
@@ -126,7 +142,7 @@ def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
             writer.write_block(target.analysis.stages[stage], position, block, target.repeats[stage])
             i = block.stop
         else:
-            writer.write(nodes[i], 0, target.values)
+            writer.write(nodes[i], Copy(0, ()), target.values)
             i += 1
     writer.expected.graph.lint()
     return writer.expected
@@ -149,9 +165,14 @@ class _Writer:
         self.updates: dict[fx.Node, list[Any]] = {}
         for update in target.analysis.ctx.updates:
             self.updates.setdefault(update.node, []).append(update)
+        self.powers: dict[str, dict[float, Power]] = defaultdict(dict)
+        for (path, name), value in target.analysis.ctx.attributes.items():
+            if isinstance(value, Power):
+                self.powers[path][getattr(target.analysis.trace.module.get_submodule(path), name)] = value
 
     def write_block(self, stage: Stage, position: int, block: Block, repeats: int) -> None:
         count = multiplicity(stage, position, repeats)
+        inside = tuple(f"{path}." for path in block.modules)
         nodes = self.target.analysis.trace.nodes[block.start : block.stop]
         atom = copy_atom(stage, position)
         outputs: list[fx.Node] = []
@@ -160,7 +181,7 @@ class _Writer:
             if stage.concatenation is not None and atom is not None:  # this copy is the last so far
                 values = {**values, atom: number, stage.concatenation.extra: number}
             for node in nodes:
-                self.write(node, number, values)
+                self.write(node, Copy(number, inside), values)
             outputs.append(self.env[block.output])
             if stage.site.kind == "dense":
                 self.also[block.inputs[-1]] = [self.env[block.inputs[-1]], *outputs]
@@ -179,22 +200,20 @@ class _Writer:
         if stage.site.kind == "gathered":
             self.also[block.output] = outputs
 
-    def write(self, node: fx.Node, number: int, values: Values) -> None:
+    def write(self, node: fx.Node, place: Copy, values: Values) -> None:
         args, kwargs = self._arguments((node.args, node.kwargs))
         for update in self.updates.get(node, ()):
             new = self.target.analysis.ctx.equations.resolve(update.value).at(values)
             if new != update.value.hint:
                 args, kwargs = _replaced((args, kwargs), update.path, new)
-                owner = update.source.module if update.source is not None else caller(node)
-                origin = self._origin(owner, number)
-                origin = origin if origin in self.paths else self._origin(owner, 0)
-                self.expected.literals.append(Change(origin, update.value.hint, new, update.source))
+                self.expected.literals.append(Change(caller(node), update.value.hint, new, update.source, place))
+        args, kwargs = self._rescaled(caller(node), (args, kwargs), values)
         target = node.target
         if node.op == "call_module":
-            target = self.paths[self._origin(str(target), number)]
+            target = self.paths[place.origin(self.target, str(target))]
         elif node.op == "get_attr":
             parent, name = split_path(str(target))
-            target = f"{self.paths[self._origin(parent, number)]}.{name}".lstrip(".")
+            target = f"{self.paths[place.origin(self.target, parent)]}.{name}".lstrip(".")
         new_node = self.expected.graph.create_node(node.op, target, args, kwargs, name=node.name, type_expr=node.type)
         self.env[node] = new_node
         if node.op == "call_module" and isinstance(self.target.analysis.trace.modules[str(node.target)], nn.Identity):
@@ -204,9 +223,17 @@ class _Writer:
             resolve = self.target.analysis.ctx.equations.resolve
             self.expected.shapes[new_node] = tuple(resolve(d).at(values) for d in value.shape)
 
-    def _origin(self, path: str, number: int) -> Origin:
-        origin = _origin(self.target, path)
-        return Origin(origin.path, origin.copy + number)
+    def _rescaled(self, owner: str, args: Any, values: Values) -> Any:
+        """Arguments with the floats that are powers of a width of the module which runs the node."""
+        powers = self.powers.get(owner)
+        if powers is None:
+            return args
+        evaluate = self.target.analysis.ctx.evaluate
+
+        def rescaled(value: Any) -> Any:
+            return evaluate(powers[value], values) if type(value) is float and value in powers else value
+
+        return fx.node.map_aggregate(args, rescaled)
 
     def _arguments(self, value: Any, depth: int = 0) -> Any:
         """(args, kwargs) in terms of new nodes; lists of tensors in them (depth 2) take in the outputs of copies."""
@@ -222,7 +249,7 @@ class _Writer:
             return {key: self._arguments(item, depth + 1) for key, item in value.items()}
         if isinstance(value, slice):
             return slice(*(self._arguments(v, depth + 1) for v in (value.start, value.stop, value.step)))
-        return int(value) if isinstance(value, Attribute) else value
+        return int(value) if isinstance(value, Source) else value
 
 
 def _replaced(value: Any, path: tuple[Any, ...], new: int) -> Any:
@@ -247,6 +274,7 @@ def _replaced(value: Any, path: tuple[Any, ...], new: int) -> Any:
 def edited_module(model: nn.Module, target: Target) -> tuple[nn.Module, dict[str, Origin]]:
     """A meta copy of ``model`` with blocks repeated, tensors resized and the attributes of torch's layers updated."""
     root = meta_copy(model, hooks=True)
+    forget_cached(root)
     origins = edit_blocks(root, list(_edits(root, target)))
     _resize(root, origins, target)
     redraw_schedules(target.analysis.baseline, root)
@@ -264,8 +292,8 @@ def _edits(root: nn.Module, target: Target) -> Iterator[Edit]:
             count = repeats - len(own)
             made = stage.blocks[-1] is not own[-1]
             source, block = (analysis.trace.module, stage.blocks[-1]) if made else (root, last)
-            copies = copies_of(source, block, count)
-            yield Edit(last, tuple(tuple(map(meta_copy, modules)) for modules in copies))  # without hooks
+            copies = copies_of(source, block, count, lambda path: root.get_submodule(_origin(target, path).path))
+            yield Edit(last, copies)
         for block in own[repeats:]:
             yield Edit(_in_baseline(analysis, block), drop=True)
 
@@ -376,7 +404,7 @@ def _written_back(
         if follows:
             undo, notes = follow(target.analysis, _placed(module, origins, target), target.repeats)
         if writes:
-            undo += _write_literals(module, expected, origins)
+            undo += _write_literals(module, target, expected, origins)
         undo += _add_residuals(module, origins, target)
         mismatch = _difference(module, target, expected, {origin: path for path, origin in origins.items()})
         if not mismatch:
@@ -387,15 +415,21 @@ def _written_back(
     return first, []
 
 
-def _write_literals(module: nn.Module, expected: Expected, origins: dict[str, Origin]) -> list[Undo]:
+def _write_literals(module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]) -> list[Undo]:
     modules = {origin: module.get_submodule(path) for path, origin in origins.items()}
     undo: list[Undo] = []
+    wanted: dict[Copy, list[tuple[Source, int]]] = defaultdict(list)
     for change in expected.literals:
-        owner = modules.get(change.owner)
-        if owner is not None and change.source is not None:
-            undo += write_attribute(owner, change.source, change.new)
+        owner = modules.get(change.copy.origin(target, change.owner))
+        if change.source is not None:
+            wanted[change.copy].append((change.source, change.new))
         elif owner is not None:
             undo += write_literal(owner, change.old, change.new)
+    for copy_, sources in wanted.items():
+        for place, value in solve(sources).items():
+            owner = modules.get(copy_.origin(target, place.module))
+            if owner is not None:
+                undo.append(write_attribute(owner, place, value))
     return undo
 
 

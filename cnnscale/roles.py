@@ -47,13 +47,14 @@ def found_rules(analysis: Analysis, layers: Layers, trunk: set[Atom], divisor: i
             continue
         block = _enclosing(blocks, path)
         if block is not None:
-            bases = _bases(analysis, block, inputs)
+            bases = {n: p for n, p in _bases(analysis, block, inputs).items() if atom not in set(p.atoms())}
             member = Member(width, {name: poly.hint for name, poly in bases.items()})
             roles[block.cls, path[len(block.path) + 1 :]].append((atom, member, bases, path))
         elif (
             last
             and order.get(path, -1) >= last
             and inputs.has_width
+            and atom not in set(inputs.atoms())
             and width % inputs.hint == 0
             and width > inputs.hint
         ):

@@ -17,7 +17,7 @@ from torch import nn
 from .analysis import Analysis
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .costs import sizes
-from .errors import GrowthError, GrowthWarning, PlanError, UsageError
+from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
 from .initialization import Weights, initialize
 from .planning import Planner, Request
 from .plans import Options, Plan
@@ -350,6 +350,7 @@ def _carry_out(
             initialize(result, model, rebuilt.origins, weights, seed)
     changed, tolerance = _changed(model, rebuilt), made.options.tolerance
     verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance)
+    _agree(verification, made)
     verification = dataclasses.replace(verification, notes=(*verification.notes, *rebuilt.notes))
     record = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
     result.scaling = record  # type: ignore[assignment]  # to torch, a module's attributes are tensors and modules
@@ -384,6 +385,23 @@ def _changed(model: nn.Module, rebuilt: Rebuilt) -> float:
     return changed / max(1, weights)
 
 
+def _agree(verification: Verification, made: Plan) -> None:
+    """What torch counts is what was planned, for both networks.
+
+    Raises:
+        RewriteError: it is not, so that the plan was made of wrong numbers.
+    """
+    for name, counted, planned in (
+        ("baseline", verification.baseline, made.before),
+        ("scaled model", verification.scaled, made.after),
+    ):
+        if counted != planned:
+            raise RewriteError(
+                f"the {name} costs {counted} as torch counts it, but {planned} by the plan: an operation is counted "
+                "in another way than torch does; open an issue with the model"
+            )
+
+
 def _judge(verification: Verification, strict: bool) -> None:
     if verification.ok:
         return
@@ -391,8 +409,6 @@ def _judge(verification: Verification, strict: bool) -> None:
     if verification.target_growth is not None:
         message += f" where {verification.target_growth:.3f} was wanted"
         message += f", beyond the tolerance of {verification.tolerance:.1%}"
-    if not verification.as_planned:
-        message += f"; measured {verification.scaled}, planned {verification.planned}"
     if verification.notes:
         message += f" ({verification.notes[0]})"
     if strict:

@@ -16,8 +16,9 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .equations import Equations
+from .sources import Attribute, Place, Source
 from .symbolic import Poly, Values, as_poly
-from .tracing import Attribute, describe
+from .tracing import describe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +27,7 @@ __all__ = [
     "Comparison",
     "Context",
     "Lit",
+    "Power",
     "Product",
     "Ratio",
     "Split",
@@ -48,16 +50,24 @@ class Sym:
 
 class Lit(int):
     """An integer that stands literally in a node's arguments; ``path`` says where: ``("args", 1, 2)``. ``source`` is
-    the module attribute that it comes from, where that is known."""
+    how it came from attributes of modules, where that is known."""
 
     path: tuple[str | int, ...]
-    source: Attribute | None
+    source: Source | None
 
     def __new__(cls, value: int, path: tuple[str | int, ...]) -> Self:
         self = super().__new__(cls, value)
         self.path = path
-        self.source = value if isinstance(value, Attribute) else None
+        self.source = value if isinstance(value, Source) else None
         return self
+
+
+@dataclass(frozen=True)
+class Power:
+    """A float: ``base ** exponent``."""
+
+    base: Poly
+    exponent: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Update:
     node: fx.Node
     path: tuple[str | int, ...]
     value: Poly
-    source: Attribute | None
+    source: Source | None
 
 
 @dataclass(frozen=True)
@@ -120,10 +130,17 @@ class Context:
     inputs: dict[str, Poly] = field(default_factory=dict)
     """The same layers -> their input width."""
     attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
-    """(module path, attribute) of torch's layers -> the polynomial, or tuple of them, that it holds."""
+    """(module path, attribute) -> the polynomial, tuple of them or power that it holds: of torch's layers, and of
+    modules that multiply activations."""
     products: list[Product] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    places: dict[Place, Poly] = field(default_factory=dict)
+    """Attributes of the model's own modules that are numbers of channels."""
     splits: list[Split] = field(default_factory=list)
+    contractions: list[tuple[fx.Node, Poly]] = field(default_factory=list)
+    """Products of two tensors: (node, the dimension that they are summed over)."""
+    read: set[Place] = field(default_factory=set)
+    """Attributes of the model's own modules that stand in arguments."""
     sums: list[tuple[fx.Node, Poly]] = field(default_factory=list)
     """Additions of two tensors of one shape: (node, their channel dimension)."""
     frozen: dict[str, str] = field(default_factory=dict)
@@ -198,21 +215,40 @@ class Context:
         return [as_poly(side.hint) for side in sides]
 
     def literal(self, value: Poly | int, poly: Poly) -> Poly:
-        """``value`` in the arguments equals ``poly``; where it is a literal, it will be rewritten."""
+        """``value`` in the arguments equals ``poly``; where it is a literal, it will be rewritten.
+
+        Wherever a module's attribute stands for a number of channels, it stands for the same one.
+        """
         if isinstance(value, Lit):
             self.updates.append(Update(self.node, value.path, poly, value.source))
+            if isinstance(value.source, Attribute) and self.is_channel(poly):
+                self.equate(self.places.setdefault(value.source.place, poly), poly)
         else:
             self.equate(as_poly(value), poly)
         return poly
 
-    def evaluate(self, value: Poly | tuple[Poly, ...], values: Values) -> int | tuple[int, ...]:
-        """A polynomial, or a tuple of them, under ``values``."""
+    def evaluate(self, value: Poly | Power | tuple[Poly, ...], values: Values) -> float | tuple[int, ...]:
+        """A polynomial, a power of one, or a tuple of them, under ``values``."""
+        if isinstance(value, Power):
+            return float(self.equations.resolve(value.base).at(values) ** value.exponent)
         if isinstance(value, Poly):
             return self.equations.resolve(value).at(values)
         return tuple(self.equations.resolve(poly).at(values) for poly in value)
 
     def spend(self, kind: Literal["macs", "activations"], *factors: Poly) -> None:
         self.products.append(Product(kind, self.node, factors))
+
+    def mark_read(self, argument: Any) -> Any:
+        """Note the attributes that an argument of a node comes from; returns it."""
+        if isinstance(argument, Source):
+            self.read.update(attribute.place for attribute in argument.attributes())
+        return argument
+
+    def contract(self, left: Poly, right: Poly, *others: Poly) -> None:
+        """Two tensors are multiplied and summed over ``left``, which is ``right``; ``others`` is the result's shape."""
+        self.equate(left, right)
+        self.contractions.append((self.node, left))
+        self.spend("macs", *others, left)
 
     def produce(self, name: str, inputs: Poly, outputs: Poly) -> None:
         """Layer ``name`` turns channels ``inputs`` into channels ``outputs`` of its own choosing."""

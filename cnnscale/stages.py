@@ -17,8 +17,9 @@ order:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,9 +28,12 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .ops import operation_name
-from .tracing import Call, Trace
+from .tracing import Call, Trace, is_leaf
 
 __all__ = ["Block", "Site", "find_stages", "is_cat", "is_sum", "shape"]
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 def find_stages(trace: Trace) -> list[Site]:
     """All stages of a traced model, in the order of execution."""
     blocks = list(_blocks(trace))
-    runs = [run for siblings in _siblings(blocks).values() for run in _runs(siblings)]
+    runs = [run for siblings in _siblings(blocks).values() for run in _runs(trace, siblings)]
     runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
     candidates = [site for run in runs for site in _split(run)]
     several = [s for s in candidates if len(s.blocks) > 1]
@@ -101,7 +105,7 @@ def find_stages(trace: Trace) -> list[Site]:
     accepted = _innermost(chains)
     accepted += _singles(trace, candidates, chains, alike, accepted)
     accepted += [Site(s.blocks, "stack") for s in _outside(alike, accepted)]
-    units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain"]
+    units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain" and _in_line(trace, s, blocks)]
     units += [s for run in _flat_runs(trace) for s in _split(run)]
     accepted += _stacks(trace, _outside(units, accepted))
     return sorted(accepted, key=lambda site: site.blocks[0].start)
@@ -128,7 +132,12 @@ def _start(trace: Trace, call: Call) -> int:
 
 
 def _joined(trace: Trace, block: Block) -> Block:
-    """The block with the sum or concatenation by which its parent joins input and output: ``x = x + block(x)``."""
+    """The block with the sum or concatenation by which its parent joins input and output: ``x = x + block(x)``.
+
+    Only a parent that holds its blocks in a container, and so loops over them, would join a copy too.
+    """
+    if not isinstance(trace.modules[block.parent], _CONTAINERS):
+        return block
     node = trace.nodes[block.stop]
     joins = len(block.inputs) == 1 and set(node.all_input_nodes) == {*block.inputs, block.output}
     if joins and (is_cat(node) or is_sum(node)) and set(block.output.users) == {node}:
@@ -143,6 +152,15 @@ def is_sum(node: fx.Node) -> bool:
 def _is_residual(trace: Trace, block: Block) -> bool:
     """Whether the block adds something to its own input."""
     return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
+
+
+def _chains(trace: Trace, block: Block) -> bool:
+    """Whether a copy can be chained behind the block: outside containers a Sequential calls both, with one argument."""
+    if isinstance(trace.modules[block.parent], _CONTAINERS):
+        return True
+    wanted = inspect.signature(type(trace.modules[block.path]).forward).parameters.values()
+    needed = [p for p in wanted if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return len(needed) <= 2  # self and the input
 
 
 def _is_gate(block: Block) -> bool:
@@ -163,13 +181,24 @@ def _sums(trace: Trace, block: Block) -> Iterator[fx.Node]:
 def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output: fx.Node) -> Block | None:
     nodes = trace.nodes[start:stop]
     inside = set(nodes)
-    inputs = tuple(dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside))
+    read = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside)
+    inputs = tuple(node for node in read if not isinstance(node.meta["val"], int))  # sizes come from where they may
     escapes = any(user not in inside for n in nodes if n is not output for user in n.users)
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None
     layers = sum(_is_weighted(trace, n) for n in nodes)
-    cls = type(trace.modules[modules[0]]).__qualname__
+    cls = _class_name(trace.modules[modules[0]])
     return Block(modules, start, stop, inputs, output, cls, layers) if layers else None
+
+
+def _class_name(module: nn.Module) -> str:
+    """The module's class; of a wrapper, whose weights all lie in one child of the user's own class, the child's too."""
+    name = type(module).__qualname__
+    weighted = [child for child in module.children() if any(True for _ in child.parameters())]
+    own = any(True for _ in module.parameters(recurse=False))
+    if len(weighted) != 1 or own or is_leaf(weighted[0]) or type(weighted[0]) in _CONTAINERS:
+        return name
+    return f"{name}[{_class_name(weighted[0])}]"
 
 
 def _is_weighted(trace: Trace, node: fx.Node) -> bool:
@@ -185,12 +214,12 @@ def _siblings(blocks: Iterable[Block]) -> dict[str, list[Block]]:
     return groups
 
 
-def _runs(siblings: list[Block]) -> list[Site]:
-    """Maximal runs of neighbours of one class, chained or densely connected."""
+def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
+    """Maximal runs of neighbours of one class and one way of working, chained or densely connected."""
     runs: list[Site] = []
     for block in siblings:
         last = runs[-1] if runs else None
-        if last is not None and last.template.cls == block.cls:
+        if last is not None and last.template.cls == block.cls and not _part(trace, last.template, block):
             before = last.template
             if block.inputs == (before.output,) and last.kind == "chain":
                 runs[-1] = Site((*last.blocks, block))
@@ -201,6 +230,16 @@ def _runs(siblings: list[Block]) -> list[Site]:
                 continue
         runs.append(Site((block,)))
     return runs
+
+
+def _part(trace: Trace, one: Block, other: Block) -> bool:
+    """Whether two blocks that keep their shapes are told to work differently (attend in windows, then in a grid)."""
+    return one.keeps_shape and other.keeps_shape and _flags(trace, one) != _flags(trace, other)
+
+
+def _flags(trace: Trace, block: Block) -> dict[str, bool]:
+    attributes = vars(trace.modules[block.path])
+    return {k: v for k, v in attributes.items() if isinstance(v, bool) and k != "training"}
 
 
 def _split(run: Site) -> Iterator[Site]:
@@ -270,8 +309,9 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
-    A wrapper holds a chain, or a residual block of a class that occurs twice, or is but a container of one block of a
-    class of its own. Without a residual, layers that are alike are a stage too, and what holds them is its wrapper.
+    A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
+    it is but a container of one block of a class of its own. Without a residual, layers that are alike are a stage too,
+    and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
     singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
@@ -280,10 +320,13 @@ def _singles(
     holders = {path for path, _ in _held([*chains, *(s for s in residual if often[s.template.cls] > 1)])}
     wrappers = {(path, b.layers) for path, b in _held(candidates) if b.cls != "Sequential"}
     lone = [
-        s for s in singles if s.template.path not in holders and (s.template.path, s.template.layers) not in wrappers
+        s
+        for s in singles
+        if (s.template.path not in holders or s.template.cls in known)
+        and (s.template.path, s.template.layers) not in wrappers
     ]
     stacks = {path for path, _ in _held(alike)}
-    lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template)]
+    lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
     return _outermost(s for s in lone if s.template.cls in known | twice or _is_listed(trace, s.template, accepted))
@@ -315,6 +358,15 @@ def _stacks(trace: Trace, units: list[Site]) -> list[Site]:
         if a.keeps_shape and b.keeps_shape and _signature(trace, a) == _signature(trace, b)
     } | {_signature(trace, s.template) for s in units for o in units if s is not o and _same_conv(trace, s, o)}
     return [Site(s.blocks, "stack") for s in units if _signature(trace, s.template) in proven]
+
+
+def _in_line(trace: Trace, site: Site, blocks: Sequence[Block]) -> bool:
+    """Whether a copy put behind the last block of a site would be called: not so in a list that is not a chain."""
+    first, last = site.blocks[0], site.template
+    siblings = [b for b in blocks if b.parent == first.parent and b not in site.blocks]
+    if not siblings or type(trace.modules[first.parent]) is not nn.ModuleList:
+        return True
+    return any(b.inputs == (last.output,) or first.inputs == (b.output,) for b in siblings)
 
 
 def _alike(trace: Trace, site: Site) -> bool:

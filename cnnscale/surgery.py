@@ -6,7 +6,6 @@ edited tree came from.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import nn
 
+from .sources import Place
 from .stages import Block
-from .tracing import Attribute
+from .tracing import meta_copy
 
 __all__ = [
     "CONTAINERS",
@@ -26,6 +26,7 @@ __all__ = [
     "Undo",
     "copies_of",
     "edit_blocks",
+    "forget_cached",
     "new_tensor",
     "resize",
     "set_attribute",
@@ -71,8 +72,8 @@ def edit_blocks(root: nn.Module, edits: Iterable[Edit]) -> dict[str, Origin]:
     for edit in edits:
         for number, modules in enumerate(edit.copies, 1):
             for path, module in zip(edit.block.modules, modules, strict=True):
-                for name, child in module.named_modules():
-                    origins[id(child)] = Origin(f"{path}.{name}".strip(".") if name else path, number)
+                for name, child in module.named_modules():  # what a copy shares with the net is no copy
+                    origins.setdefault(id(child), Origin(f"{path}.{name}".strip(".") if name else path, number))
     by_parent: dict[int, list[Edit]] = defaultdict(list)
     parents: dict[int, nn.Module] = {}
     for edit in edits:
@@ -204,18 +205,36 @@ def _with_literal(value: Any, old: int, new: int) -> Any:
     return value
 
 
-def write_attribute(owner: nn.Module, source: Attribute, new: int) -> list[Undo]:
-    """Give the attribute that ``source`` comes from the value by which ``source`` becomes ``new``, if there is one."""
-    value = source.at(new)
-    if value is None:
-        return []
-    if source.item is None:
-        return [set_attribute(owner, source.name, value)]
-    items = list(getattr(owner, source.name))
-    items[source.item] = value
-    return [set_attribute(owner, source.name, type(getattr(owner, source.name))(items))]
+def write_attribute(owner: nn.Module, place: Place, value: int) -> Undo:
+    """Give an integer attribute, or one item of a tuple or list of them, a new value."""
+    if place.item is None:
+        return set_attribute(owner, place.name, value)
+    items = list(getattr(owner, place.name))
+    items[place.item] = value
+    return set_attribute(owner, place.name, type(getattr(owner, place.name))(items))
 
 
-def copies_of(root: nn.Module, block: Block, count: int) -> tuple[tuple[nn.Module, ...], ...]:
-    """``count`` deep copies of a block's modules."""
-    return tuple(tuple(copy.deepcopy(root.get_submodule(path)) for path in block.modules) for _ in range(count))
+def forget_cached(root: nn.Module) -> None:
+    """What the model has computed once for eval mode (a bias from a table) goes as its author lets it go: on the way
+    through train mode. Modes stay."""
+    modes = [(module, module.training) for module in root.modules()]
+    root.train()
+    for module, mode in modes:
+        module.training = mode
+
+
+def copies_of(
+    root: nn.Module, block: Block, count: int, counterpart: Callable[[str], nn.Module]
+) -> tuple[tuple[nn.Module, ...], ...]:
+    """``count`` copies of a block's modules, without hooks.
+
+    What the block shares with the rest of the net, its copies share too: ``counterpart`` has it, by path, in the net
+    that they are for.
+    """
+    inside = tuple(f"{path}." for path in block.modules)
+    outside = [(m, path) for path, m in root.named_modules(remove_duplicate=False) if not f"{path}.".startswith(inside)]
+    held = {m for path in block.modules for m in root.get_submodule(path).modules()}
+    shared = {module: counterpart(path) for module, path in outside if module in held}
+    return tuple(
+        tuple(meta_copy(root.get_submodule(path), shared=shared) for path in block.modules) for _ in range(count)
+    )

@@ -13,13 +13,13 @@ import math
 import operator
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -28,14 +28,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from .errors import ModelError, TraceError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .sources import Attribute
 
 __all__ = [
     "BATCH",
     "SAME_SHAPE",
-    "Attribute",
     "Call",
     "Trace",
     "caller",
@@ -61,11 +58,16 @@ BATCH = 2  # norm layers in train mode refuse one value per channel
 _HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
-def meta_copy(model: nn.Module, *, hooks: bool = False) -> nn.Module:
-    """A deep copy on the meta device, with or without hooks; no weight is copied and ``model`` is left alone."""
-    memo: dict[int, Any] = {}
+def meta_copy(
+    model: nn.Module, *, hooks: bool = False, shared: Mapping[nn.Module, nn.Module] | None = None
+) -> nn.Module:
+    """A deep copy on the meta device, with or without hooks; no weight is copied and ``model`` is left alone.
+
+    A module that is a key of ``shared`` is not copied: what stands there takes its place.
+    """
+    memo: dict[int, Any] = {id(module): instead for module, instead in (shared or {}).items()}
     if not hooks:
-        memo = {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
+        memo |= {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
     for tensor in _tensors(model):
         memo.setdefault(id(tensor), _meta_like(tensor))
     return copy.deepcopy(model, memo)
@@ -75,6 +77,9 @@ def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     for module in model.modules():
         for store in (module._parameters, module._buffers, vars(module)):
             yield from (t for t in store.values() if isinstance(t, torch.Tensor))
+        for container in _plain_containers(module):  # results that were kept cannot be copied, constants are
+            kept = container.values() if isinstance(container, dict) else container
+            yield from (t for t in kept if isinstance(t, torch.Tensor) and not t.is_leaf)
 
 
 def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -134,9 +139,10 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
         ModelError: the model does not run at ``input_size``.
         TraceError: the model runs, but its control flow depends on data.
     """
+    module.train()  # where models forget what they computed for eval mode
     module.train(train)
     tracer = _Tracer(example_input(module, input_size))
-    with _scripting_refused(module), _attributes_marked(module), torch.no_grad():
+    with _scripting_refused(module), _state_kept(module), _attributes_marked(module), torch.no_grad():
         try:
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
@@ -170,43 +176,24 @@ def _scripting_refused(module: nn.Module) -> Iterator[None]:
     yield
 
 
-class Attribute(int):
-    """An integer attribute of one of the model's own modules; it knows its place as long as it is only multiplied and
-    divided: its value is ``attribute * times // over``."""
+@contextmanager
+def _state_kept(module: nn.Module) -> Iterator[None]:
+    """What the model keeps for its next call (a table computed once, say) is forgotten after a trace: proxies."""
+    stores = [store for child in module.modules() for store in (vars(child), *_plain_containers(child))]
+    before = [(store, copy.copy(store)) for store in stores]
+    try:
+        yield
+    finally:
+        for store, values in before:
+            store.clear()
+            if isinstance(store, dict):
+                store.update(values)
+            else:
+                store.extend(values)
 
-    module: str
-    name: str
-    item: int | None
-    """Index within the attribute, where that is a tuple or a list."""
-    times: int
-    over: int
 
-    def __new__(
-        cls, value: int, module: str, name: str, item: int | None = None, times: int = 1, over: int = 1
-    ) -> Self:
-        self = super().__new__(cls, value)
-        self.module, self.name, self.item, self.times, self.over = module, name, item, times, over
-        return self
-
-    def __mul__(self, other: Any) -> Any:
-        if not isinstance(other, int) or self.over != 1:
-            return super().__mul__(other)
-        return Attribute(int(self) * int(other), self.module, self.name, self.item, self.times * int(other))
-
-    __rmul__ = __mul__
-
-    def __floordiv__(self, other: Any) -> Any:
-        if not isinstance(other, int):
-            return super().__floordiv__(other)
-        return Attribute(int(self) // int(other), self.module, self.name, self.item, self.times, self.over * int(other))
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
-
-    def at(self, value: int) -> int | None:
-        """What the attribute must be for this expression to have ``value``; None where no integer will do."""
-        attribute, rest = divmod(value * self.over, self.times)
-        return None if rest else attribute
+def _plain_containers(module: nn.Module) -> list[Any]:
+    return [value for value in vars(module).values() if type(value) in (dict, list)]
 
 
 @contextmanager
