@@ -27,8 +27,8 @@ Roles: TypeAlias = dict[tuple[str, str], list[tuple[Atom, Member, dict[Base, Pol
 """(class of the block, place in it) -> the layers there."""
 
 
-def found_rules(analysis: Analysis, layers: Layers, trunk: set[Atom], divisor: int) -> Rules:
-    """The derivation that the baseline shows, of every width that has one."""
+def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], trunk: set[Atom], divisor: int) -> Rules:
+    """The derivation that the baseline shows, of every width that has one; ``parts`` are widths of no layer: places."""
     resolve = analysis.ctx.equations.resolve
     blocks = _block_paths(analysis)
     last = max((block.stop for _, _, block in analysis.blocks()), default=0)
@@ -59,6 +59,12 @@ def found_rules(analysis: Analysis, layers: Layers, trunk: set[Atom], divisor: i
             and width > inputs.hint
         ):
             rules[atom] = Derived("own input", times=width // inputs.hint), inputs
+    for atom, place in parts.items():
+        block = _enclosing(blocks, place)
+        if block is not None and atom not in trunk:
+            bases = {n: p for n, p in _trunk_bases(analysis, block).items() if atom not in set(p.atoms())}
+            member = Member(atom.hint, {name: poly.hint for name, poly in bases.items()})
+            roles[block.cls, place[len(block.path) + 1 :]].append((atom, member, bases, place))
     for role in _fitted(roles, divisor):
         rules.update(role)
     return rules
@@ -115,16 +121,14 @@ def _enclosing(blocks: dict[str, Block], path: str) -> Block | None:
 
 
 def _bases(analysis: Analysis, block: Block | None, inputs: Poly) -> dict[Base, Poly]:
-    if block is None:
-        return {"own input": inputs}
+    own: dict[Base, Poly] = {"own input": inputs}
+    return own | (_trunk_bases(analysis, block) if block is not None else {})
+
+
+def _trunk_bases(analysis: Analysis, block: Block) -> dict[Base, Poly]:
     entry = analysis.channels(block.inputs[-1]) if len(block.inputs) == 1 else None
-    output = analysis.channels(block.output)
-    bases: dict[Base, Poly] = {"own input": inputs}
-    if entry is not None:
-        bases["block input"] = entry
-    if output is not None:
-        bases["block output"] = output
-    return bases
+    ends: dict[Base, Poly | None] = {"block input": entry, "block output": analysis.channels(block.output)}
+    return {name: poly for name, poly in ends.items() if poly is not None}
 
 
 def _fitted(roles: Roles, divisor: int) -> Iterator[Rules]:

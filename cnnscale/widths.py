@@ -9,17 +9,21 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from torch import fx
 
 from .analysis import Analysis
 from .derivation import Derived
 from .errors import UsageError, WidthError
 from .patterns import compiled
-from .roles import found_rules, told_rules
+from .roles import Layers, found_rules, told_rules
 from .rounding import round_channels
+from .shapes import Split
 from .symbolic import Atom, Poly, Values
+from .tracing import caller
 
 __all__ = ["Choice", "Group", "choose", "groups", "pinned_atoms"]
 
@@ -62,7 +66,7 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
     resolve = analysis.ctx.equations.resolve
     producers = {path: resolve(poly) for path, poly in analysis.ctx.producers.items()}
     scalable = {a for poly in producers.values() for a in poly.atoms() if a.is_width}
-    cuts = {a: resolve(s.whole) for s in analysis.ctx.splits for a in resolve(s.part).atoms() if a.is_width}
+    cuts = {a: s for s in analysis.ctx.splits for a in resolve(s.part).atoms() if a.is_width}
     scalable |= set(cuts)
     layers: dict[Atom, list[tuple[str, int]]] = defaultdict(list)
     for path, poly in producers.items():
@@ -70,7 +74,7 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
         if single is not None:
             layers[single[1]].append((path, single[0]))
     trunk = _trunk(analysis)
-    rules = found_rules(analysis, layers, trunk, divisor)
+    rules = found_rules(analysis, layers, _parts(analysis, cuts, layers), trunk, divisor)
     for pattern, text in told:
         rules = told_rules(analysis, rules, layers, pattern, text, divisor)
     found = []
@@ -79,9 +83,21 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
         name = analysis.baseline_path(own[0][0]) if own else atom.name
         derived, base = rules.get(atom, (None, None))
         unit = math.gcd(*(unit for _, unit in own)) if own else 1
-        whole = cuts.get(atom) if not own else None
+        whole = resolve(cuts[atom].whole) if atom in cuts and not own else None
+        whole = None if whole is None or atom in set(whole.atoms()) else whole
         found.append(Group(atom, name, tuple(path for path, _ in own), unit, derived, base, whole))
     return found
+
+
+def _parts(analysis: Analysis, cuts: Mapping[Atom, Split], layers: Layers) -> dict[Atom, str]:
+    """Where the widths are cut that no layer has, of a whole that is nothing but its parts: their places in the net."""
+    count: Counter[fx.Node] = Counter()
+    parts: dict[Atom, str] = {}
+    for atom, split in cuts.items():
+        if atom not in layers and atom in set(analysis.ctx.equations.resolve(split.whole).atoms()):
+            parts[atom] = f"{caller(split.node)}.part{count[split.node]}"
+            count[split.node] += 1
+    return parts
 
 
 def _trunk(analysis: Analysis) -> set[Atom]:

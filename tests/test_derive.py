@@ -84,3 +84,29 @@ def test_a_rule_that_cannot_be_is_refused(derive, message):
     with pytest.raises(cnnscale.UsageError) as caught:
         inner_widths(derive)
     assert message in str(caught.value)
+
+
+class Gated(nn.Module):
+    """One layer makes three things at once: two as wide as the block, and two gates."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.parts = nn.Conv2d(width, 2 * width + 2, 1)
+        self.context = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.project = nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        query, context, gates = self.parts(x).split((self.width, self.width, 2), 1)
+        context = self.context(context) * gates[:, :1] + context.mean((2, 3), keepdim=True) * gates[:, 1:]
+        return x + query * self.project(context)
+
+
+def test_parts_of_a_layer_that_is_nothing_but_its_parts_follow_the_block():
+    net = Net()
+    net.blocks = nn.Sequential(Gated(16), Gated(16))
+    scaled = cnnscale.scale(net, width=2, input_size=(3, 16, 16))
+    assert [block.parts.out_channels for block in scaled.blocks] == [66, 66]
+    assert [block.context.groups for block in scaled.blocks] == [32, 32]
+    assert [block.width for block in scaled.blocks] == [32, 32]
+    assert scaled.scaling.verification.changed == 1
