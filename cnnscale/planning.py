@@ -156,6 +156,7 @@ class Planner:
         values = sizes(self.analysis, input_size, repeats)
         self._check(values, input_size)
         choices = tuple(self._choices(multipliers.width, values))
+        self._check_widths(values)
         cost = self.costs.cost(values, repeats)
         return Draft(multipliers, repeats, choices, input_size, values, cost)
 
@@ -171,6 +172,16 @@ class Planner:
                 raise WidthError(f"the model does not take inputs of {tuple(input_size)}: sizes part at {check.where}")
         if not self._fits(values):
             raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
+
+    def _check_widths(self, values: Values) -> None:
+        ctx = self.analysis.ctx
+        for name, dims in ctx.tensors.items():
+            short = next((dim for dim in dims if ctx.equations.resolve(dim).at(values) < 1), None)
+            if short is not None:
+                raise WidthError(
+                    f"of the {short.hint} channels that {self.analysis.baseline_path(name)!r} has or reads none would "
+                    "be left: other layers take what there is; scale the width less, or pin those"
+                )
 
     def plan(self, request: Request) -> Plan:
         """The plan for a request.

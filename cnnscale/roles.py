@@ -47,7 +47,7 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
             continue
         block = _enclosing(blocks, path)
         if block is not None:
-            bases = {n: p for n, p in _bases(analysis, block, inputs).items() if atom not in set(p.atoms())}
+            bases = _other(_bases(analysis, block, inputs), atom)
             member = Member(width, {name: poly.hint for name, poly in bases.items()})
             roles[block.cls, path[len(block.path) + 1 :]].append((atom, member, bases, path))
         elif (
@@ -62,7 +62,7 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
     for atom, place in parts.items():
         block = _enclosing(blocks, place)
         if block is not None and atom not in trunk:
-            bases = {n: p for n, p in _trunk_bases(analysis, block).items() if atom not in set(p.atoms())}
+            bases = _other(_trunk_bases(analysis, block), atom)
             member = Member(atom.hint, {name: poly.hint for name, poly in bases.items()})
             roles[block.cls, place[len(block.path) + 1 :]].append((atom, member, bases, place))
     for role in _fitted(roles, divisor):
@@ -123,6 +123,11 @@ def _enclosing(blocks: dict[str, Block], path: str) -> Block | None:
 def _bases(analysis: Analysis, block: Block | None, inputs: Poly) -> dict[Base, Poly]:
     own: dict[Base, Poly] = {"own input": inputs}
     return own | (_trunk_bases(analysis, block) if block is not None else {})
+
+
+def _other(bases: dict[Base, Poly], atom: Atom) -> dict[Base, Poly]:
+    """The bases from which the width ``atom`` could follow: not those that it is part of, nor those that stay."""
+    return {name: poly for name, poly in bases.items() if poly.has_width and atom not in set(poly.atoms())}
 
 
 def _trunk_bases(analysis: Analysis, block: Block) -> dict[Base, Poly]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 import cnnscale
@@ -110,3 +111,45 @@ def test_parts_of_a_layer_that_is_nothing_but_its_parts_follow_the_block():
     assert [block.context.groups for block in scaled.blocks] == [32, 32]
     assert [block.width for block in scaled.blocks] == [32, 32]
     assert scaled.scaling.verification.changed == 1
+
+
+class Branches(nn.Module):
+    """Reads one channel; what the second branch has is what the first leaves of the width that follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 12, 3, padding=1), nn.Conv2d(1, 12, 1)
+        self.mix = nn.Conv2d(24, 24, 1)
+
+    def forward(self, x):
+        x = torch.cat([self.first(x), self.second(x)], 1)
+        return x + self.mix(x)
+
+
+def branches():
+    return nn.Sequential(Branches(), Gated(24), Gated(24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
+
+
+def test_a_multiple_of_the_images_channels_is_no_rule():
+    scaled = cnnscale.scale(branches(), width=0.5, divisor=1, input_size=(1, 16, 16))
+    assert (scaled[0].first.out_channels, scaled[0].second.out_channels) == (6, 6)
+
+
+class Cut(nn.Module):
+    """What one sum takes of a concatenation, another layer has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(3, 12, 1)
+        self.side, self.rest = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 8, 1)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x):
+        both = torch.cat([self.first(x), self.second(x)], 1)
+        parts = torch.cat([both[:, :12] + self.side(x), self.rest(both[:, 12:])], 1)
+        return self.head(parts.mean((2, 3)))
+
+
+def test_no_width_falls_below_one():
+    with pytest.raises(cnnscale.WidthError, match=r"channels that .rest.weight. has or reads none would be left"):
+        cnnscale.plan(Cut(), width=3, input_size=(3, 16, 16), pin=("first", "second"))
