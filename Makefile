@@ -35,6 +35,7 @@ format: $(VENV)/dev.stamp
 benchmarks: $(VENV)/benchmarks.stamp
 	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/twin_speed.py
+	$(BIN)/python benchmarks/widths.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
