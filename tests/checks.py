@@ -170,7 +170,8 @@ def structure(model: nn.Module) -> list[tuple[Any, ...]]:
 
 
 def numbers(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
-    """Every public attribute of every module that is an integer, or holds integers in plain containers."""
+    """Every public attribute of every module that is an integer, or holds integers in plain containers; not what
+    describes weights that can be downloaded."""
 
     def plain(value: Any) -> bool:
         if type(value) in (list, tuple, dict):
@@ -181,7 +182,14 @@ def numbers(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
         return type(value) is int or (type(value) in (list, tuple, dict) and plain(value))
 
     return [
-        (name, {k: v for k, v in vars(module).items() if not k.startswith("_") and counts(v)})
+        (
+            name,
+            {
+                k: v
+                for k, v in vars(module).items()
+                if not k.startswith(("_", "pretrained", "default_cfg")) and counts(v)
+            },
+        )
         for name, module in model.named_modules()
     ]
 
