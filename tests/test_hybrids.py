@@ -249,15 +249,14 @@ class Shared(nn.Module):
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
         self.position = nn.Conv2d(32, 32, 3, padding=1, groups=32)
         self.blocks = nn.Sequential(*(self.Block(self.position) for _ in range(2)))
+        self.head = nn.Linear(32, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.stem(x)).mean((2, 3))
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
 def test_copies_share_what_their_block_shares():
-    model = Shared()
-    model.head = nn.Linear(32, 10)
-    result = scale(model, depth=2, width=1.5, phi=None)
+    result = scale(Shared(), depth=2, width=1.5, phi=None)
     assert len(result.blocks) == 4
     assert all(block.position is result.position for block in result.blocks)
     assert len({block.mix for block in result.blocks}) == 4

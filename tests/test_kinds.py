@@ -319,6 +319,7 @@ NETS = {
     "mixture": (lambda: dynamic(Mixture("matmul"), 64), IMAGE),
     "mixture_sum": (lambda: dynamic(Mixture("sum"), 64), IMAGE),
     "mixture_flat": (lambda: dynamic(Mixture("flat"), 64), IMAGE),
+    "mixture_einsum": (lambda: dynamic(Mixture("einsum"), 64), IMAGE),
     "filter": (lambda: dynamic(Filter(), 32), IMAGE),
     "optional": (lambda: Optional(weighted=False), IMAGE),
     "image_and_vector": (OneInput, IMAGE),
@@ -506,7 +507,6 @@ REFUSED = {
     "hooked_spectral_norm": (
         lambda: Normed(spectral_norm), cnnscale.UnsupportedOpError, "weight of node 'stem'.*utils.parametrizations",
     ),
-    "mixture_einsum": (lambda: dynamic(Mixture("einsum"), 64), cnnscale.UnsupportedOpError, "node 'einsum'"),
     "masked_attention": (lambda: Attending(masked=True), cnnscale.UnsupportedOpError, "node 'attention'"),
     "encoder": (
         lambda: nn.Sequential(layer(3, 32, 2), nn.Flatten(2), nn.TransformerEncoderLayer(1024, 4)),
