@@ -28,7 +28,7 @@ from .opening import donor_for, residual_flags
 from .schedules import redraw_schedules
 from .shapes import Power, Sym
 from .sources import Source, solve
-from .stages import Block, is_sum, shape
+from .stages import Block, called_blocks, is_sum, shape
 from .surgery import (
     Edit,
     Origin,
@@ -356,8 +356,8 @@ def _source(
 
 
 def _equalised(target: Target) -> Iterator[Block]:
-    """Blocks of the baseline that changed their number of channels, and no longer do."""
-    for _, _, block in target.analysis.blocks():
+    """Modules of the baseline that changed their number of channels, and no longer do; blocks of a stage or not."""
+    for block in called_blocks(target.analysis.trace):
         if len(block.inputs) == 1 and not block.growth:
             before, after = (target.analysis.channels(node) for node in (block.inputs[0], block.output))
             sides = [shape(node)[2:] for node in (block.inputs[0], block.output)]
@@ -441,7 +441,8 @@ def _difference(module: nn.Module, target: Target, expected: Expected, paths: di
         actual = trace(meta_copy(module), size)
     except CnnScaleError as error:
         return str(error)
-    return _Comparison(actual, expected, {paths[_origin(target, b.path)] for b in _equalised(target)}).run()
+    equalised = (_origin(target, block.path) for block in _equalised(target))
+    return _Comparison(actual, expected, {paths[origin] for origin in equalised if origin in paths}).run()
 
 
 class _Comparison:

@@ -30,7 +30,7 @@ from torch.nn.modules.conv import _ConvNd
 from .ops import operation_name
 from .tracing import Call, Trace, is_leaf
 
-__all__ = ["Block", "Site", "find_stages", "is_cat", "is_sum", "shape"]
+__all__ = ["Block", "Site", "called_blocks", "find_stages", "is_cat", "is_sum", "shape"]
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -94,7 +94,7 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 
 def find_stages(trace: Trace) -> list[Site]:
     """All stages of a traced model, in the order of execution."""
-    blocks = list(_blocks(trace))
+    blocks = list(called_blocks(trace))
     runs = [run for siblings in _siblings(blocks).values() for run in _runs(trace, siblings)]
     runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
     candidates = [site for run in runs for site in _split(run)]
@@ -111,7 +111,7 @@ def find_stages(trace: Trace) -> list[Site]:
     return sorted(accepted, key=lambda site: site.blocks[0].start)
 
 
-def _blocks(trace: Trace) -> Iterator[Block]:
+def called_blocks(trace: Trace) -> Iterator[Block]:
     """Every module call that has one output, takes tensors only, and whose module is called once."""
     times = Counter(call.path for call in trace.calls)
     for call in trace.calls:

@@ -76,3 +76,23 @@ def test_a_lone_block_in_a_row_of_stages_is_one():
 def test_a_lone_block_beside_the_containers_of_stages_is_none():
     scaled = cnnscale.scale(rows(Separable(16, 24, 1)), depth=2, input_size=SIZE)
     assert type(scaled[1][0]) is Separable
+
+
+class ByShape(nn.Module):
+    """Adds its input where the shapes are equal, and cannot be told to."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 1)
+
+    def forward(self, x):
+        out = self.conv2(self.conv1(x).relu())
+        return x + out if x.shape == out.shape else out
+
+
+def test_a_residual_that_equal_widths_bring_is_the_authors():
+    lone = [nn.Conv2d(3, 14, 3), ByShape(14, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
+    scaled = cnnscale.scale(nn.Sequential(*lone), width=1.05, input_size=SIZE, round_limit=0)
+    assert (scaled[0].out_channels, scaled[1].conv2.out_channels) == (16, 16)
+    assert type(scaled) is nn.Sequential
+    assert not scaled.scaling.plan.stages
