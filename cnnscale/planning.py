@@ -6,7 +6,7 @@ Nothing is built: a plan's cost comes from the polynomials of :mod:`cnnscale.cos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -133,13 +133,13 @@ class Planner:
         if sides not in self._fitting:
             shifts = sorted(range(-_REACH, _REACH + 1), key=abs)
             moved = (self._held_at_one(tuple(side + shift for side in sides)) for shift in shifts)
-            fits = (s for s in moved if min(s, default=1) > 0 and self._fits(side_values(self.analysis, s)))
+            fits = (s for s in moved if min(s, default=1) > 0 and self._takes(s))
             self._fitting[sides] = next(fits, sides)
         return self._fitting[sides]
 
     def _reachable(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """``sides`` if the model takes them, else today's: depth and width have to do without resolution."""
-        return sides if self._fits(side_values(self.analysis, sides)) else self.analysis.input_size[1:]
+        return sides if self._takes(sides) else self._own_sides
 
     @cached_property
     def _fitting(self) -> dict[tuple[int, ...], tuple[int, ...]]:
@@ -246,10 +246,14 @@ class Planner:
 
         @cache
         def at(sides: tuple[int, ...]) -> float:
-            numbers = side_values(self.analysis, sides)
-            return macs(numbers) / self.baseline.macs if self._fits(numbers) else math.nan
+            return macs(side_values(self.analysis, sides)) / self.baseline.macs if self._takes(sides) else math.nan
 
         return Growth(at, cache(lambda: self.costs.changed(values, repeats)))
+
+    @cached_property
+    def _takes(self) -> Callable[[tuple[int, ...]], bool]:
+        """Whether the model takes inputs of these sides."""
+        return cache(lambda sides: self._fits(side_values(self.analysis, sides)))
 
     def _fits(self, values: Values) -> bool:
         checks = all(check.at(values) for check in self.analysis.ctx.equations.checks)
