@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from checks import CAMPAIGN
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -20,13 +21,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 import cnnscale
 
 FAMILIES = (
-    "resnet18", "resnext50_32x4d", "regnety_002", "efficientnet_b0", "mobilenetv3_small_050", "mobilenetv4_conv_small",
-    "convnext_atto", "convnextv2_atto", "densenet121", "dla46_c", "vgg11_bn", "ese_vovnet19b_slim_dw",
-    "hrnet_w18_small", "res2net50_14w_8s", "resnest14d", "skresnet18", "cspresnet50", "cs3darknet_s", "dpn48b",
-    "inception_v4", "xception41", "dm_nfnet_f0", "ecaresnet26t", "eca_nfnet_l0", "ghostnet_050", "repvgg_a0",
+    "resnet18", "efficientnet_b0", "mobilenetv3_small_050", "mobilenetv4_conv_small", "convnext_atto", "densenet121",
+    "vgg11_bn", "hrnet_w18_small", "cspresnet50", "inception_v4", "dm_nfnet_f0", "ghostnet_050",
+)  # fmt: skip
+MORE = (
+    "resnext50_32x4d", "regnety_002", "convnextv2_atto", "dla46_c", "ese_vovnet19b_slim_dw", "res2net50_14w_8s",
+    "resnest14d", "skresnet18", "cs3darknet_s", "dpn48b", "xception41", "ecaresnet26t", "eca_nfnet_l0", "repvgg_a0",
     "selecsls42", "legacy_seresnet18", "hardcorenas_a", "mixnet_s", "tresnet_m", "edgenext_xx_small",
     "mobilenetv2_050", "resnetv2_50",
 )  # fmt: skip
+"""Looked at in a campaign only: five tests each take minutes."""
 
 
 @cache
@@ -85,7 +89,11 @@ def untrue(model: nn.Module) -> Iterator[str]:
             yield f"{path}: says {said}, has {got}"
 
 
-every_family = pytest.mark.parametrize("name", FAMILIES)
+every_family = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (*FAMILIES, *(MORE if CAMPAIGN else ()))],
+)
+"""One process has all tests of a family, so that each is scaled once."""
 
 
 @every_family
