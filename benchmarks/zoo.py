@@ -36,6 +36,8 @@ import cnnscale
 SPATIAL_LAYERS = 4
 """A net of fewer spatial convolutions (a patch embedding, say) is no CNN."""
 TOLERANCE = 0.05
+RENEWED = 40
+"""Models after which a worker process is replaced, so that none grows without end."""
 
 # --- the zoos ---------------------------------------------------------------------------------------------------------
 
@@ -206,14 +208,15 @@ def sweep(jobs: Sequence[tuple[str, str]], out: Path, workers: int, limit_s: int
 
 def rows_of(jobs: Sequence[tuple[str, str]], workers: int, limit_s: int) -> Iterator[dict[str, Any]]:
     """A row for every job, as they come. Where a worker dies, whatever was not finished runs again, one at a time."""
-    rest = dict.fromkeys(jobs)
-    try:
-        for row in _pooled(jobs, workers, limit_s):
-            del rest[row["library"], row["name"]]
-            yield row
-    except BrokenProcessPool:
-        for job in rest:
-            yield _alone(job, limit_s)
+    for start in range(0, len(jobs), RENEWED * workers):
+        rest = dict.fromkeys(jobs[start : start + RENEWED * workers])
+        try:
+            for row in _pooled(list(rest), workers, limit_s):
+                del rest[row["library"], row["name"]]
+                yield row
+        except BrokenProcessPool:
+            for job in rest:
+                yield _alone(job, limit_s)
 
 
 def _alone(job: tuple[str, str], limit_s: int) -> dict[str, Any]:
@@ -224,7 +227,8 @@ def _alone(job: tuple[str, str], limit_s: int) -> dict[str, Any]:
 
 
 def _pooled(jobs: Sequence[tuple[str, str]], workers: int, limit_s: int) -> Iterator[dict[str, Any]]:
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), max_tasks_per_child=40) as pool:
+    """Rows of new workers (``max_tasks_per_child`` hangs where all jobs are submitted at once: python/cpython#115634)."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(examine, library, name, limit_s) for library, name in jobs]
         for future in as_completed(futures):
             yield future.result()
