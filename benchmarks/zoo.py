@@ -227,7 +227,7 @@ def _alone(job: tuple[str, str], limit_s: int) -> dict[str, Any]:
 
 
 def _pooled(jobs: Sequence[tuple[str, str]], workers: int, limit_s: int) -> Iterator[dict[str, Any]]:
-    """Rows of new workers (``max_tasks_per_child`` hangs where all jobs are submitted at once: python/cpython#115634)."""
+    """Rows of new workers; ``max_tasks_per_child`` hangs where many jobs are submitted (python/cpython#115634)."""
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(examine, library, name, limit_s) for library, name in jobs]
         for future in as_completed(futures):
