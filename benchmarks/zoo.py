@@ -2,10 +2,12 @@
 
     python benchmarks/zoo.py --out zoo.jsonl --report docs/coverage.md
     python benchmarks/zoo.py --library timm --only 'resnet*' 'convnext*'
+    python benchmarks/zoo.py --models 100 --report docs/coverage.md
 
-Every model gives one line of JSON as soon as it is done; the same command goes on where it stopped. "It runs" is not
-enough: the result must have the planned MACs (counted anew), widths and output shape, a gradient for every parameter
-that had one, its author's class, and names in its author's order. Exit code 1 where a model is scaled wrongly.
+Every model gives one line of JSON as soon as it is done; the same command goes on where it stopped. They come in a
+random order, always the same, so what a stopped sweep has seen is a sample. "It runs" is not enough: the result must
+have the planned MACs (counted anew), widths and output shape, a gradient for every parameter that had one, its author's
+class, and names in its author's order. Exit code 1 where a model is scaled wrongly.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import fnmatch
 import json
 import multiprocessing
+import random
 import signal
 import sys
 import time
@@ -261,16 +264,21 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="write the summary there, in markdown")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--limit", type=int, default=300, help="seconds per model")
+    parser.add_argument(
+        "--models", type=int, help="examine at most so many more; the order is random, the same one always"
+    )
     options = parser.parse_args()
     names = [
         (lib, n) for lib in options.library for n in ZOOS[lib][0]() if any(fnmatch.fnmatch(n, p) for p in options.only)
     ]
+    random.Random(0).shuffle(names)
     done = {(row["library"], row["name"]) for row in read(options.out)}
-    sweep([job for job in names if job not in done], options.out, options.workers, options.limit)
+    rest = [job for job in names if job not in done]
+    sweep(rest[: options.models], options.out, options.workers, options.limit)
     wanted = set(names)
     rows = [row for row in read(options.out) if (row["library"], row["name"]) in wanted]
     if options.report:
-        options.report.write_text(report(rows), encoding="utf-8")
+        options.report.write_text(report(rows, len(names)), encoding="utf-8")
     counts = Counter((row["library"], row.get("kind", "?"), row["status"]) for row in rows)
     for key, number in sorted(counts.items()):
         print(*key, number)

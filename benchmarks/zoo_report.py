@@ -15,11 +15,11 @@ REPORTED = 60
 STATUSES = ("scaled", "off target", "refused", "wrong")
 
 
-def report(rows: Sequence[Row]) -> str:
-    """The page, in markdown."""
+def report(rows: Sequence[Row], models: int) -> str:
+    """The page, in markdown, for what has been seen of so many ``models``."""
     examined = sorted((r for r in rows if r["status"] != "skipped"), key=lambda r: (r["library"], r["name"]))
     measured = [r for r in examined if "growth" in r]
-    sections = [_origin(), _coverage(examined)]
+    sections = [_origin(), _extent(rows, models), _coverage(examined)]
     sections += [_reasons(status.capitalize(), examined, status, _reason) for status in STATUSES[1:]]
     sections += [_names(measured), _changed(measured)]
     return "\n\n".join(sections) + "\n"
@@ -28,6 +28,12 @@ def report(rows: Sequence[Row]) -> str:
 def _origin() -> str:
     versions = ", ".join(f"{name} {_version(name)}" for name in ("cnnscale", "torch", "torchvision", "timm"))
     return f"Made by `python benchmarks/zoo.py --report docs/coverage.md` with {versions}.\n\n# Coverage at phi 1"
+
+
+def _extent(rows: Sequence[Row], models: int) -> str:
+    others = sum(row["status"] == "skipped" for row in rows)
+    part = "All" if len(rows) == models else f"A random {len(rows)} of the"
+    return f"{part} {models} models that were asked for; {others} of them are no convolutional networks, and left out."
 
 
 def _version(name: str) -> str:

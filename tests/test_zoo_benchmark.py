@@ -42,8 +42,10 @@ def pair():
 
 
 def test_the_report_comes_from_the_rows_alone():
-    text = report(ROWS)
-    assert text == report(ROWS[::-1])
+    text = report(ROWS, len(ROWS))
+    assert text == report(ROWS[::-1], len(ROWS))
+    assert f"All {len(ROWS)} models" in text
+    assert f"A random {len(ROWS)} of the 99 models" in report(ROWS, 99)
     assert "| a | convolutional | 3 | 1 | 1 | 0 | 1 | 1.00 | 3.00 |" in text
     assert "- TraceError: no (1): a three" in text
     assert "- growth 1.5 instead of 2 (1): a two" in text
