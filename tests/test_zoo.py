@@ -64,9 +64,12 @@ class Scaled:
     warned: bool
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
 def net(request):
-    """A baseline and what becomes of it at phi=1; with real weights where it is small, else on the meta device."""
+    """A baseline and what becomes of it at phi=1; with real weights where it is small, else on the meta device.
+
+    One process has both tests of a net, so that it is scaled once.
+    """
     name = request.param
     baseline = on_meta(name)
     if parameters(baseline) <= INITIALISED:
