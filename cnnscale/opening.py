@@ -33,6 +33,7 @@ from .widths import groups
 
 __all__ = ["Opening", "donor_for", "openings", "residual_flags"]
 
+_SMALL = 8  # numbers up to this one are strides, kernels, heads
 Rules: TypeAlias = Mapping[str, Derived | None]
 """Layer path -> how its width derives."""
 
@@ -143,6 +144,10 @@ def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
         base = after if rule.base != "own input" else local.equations.resolve(local.inputs[path]).at(numbers)
         numbers[single[1]] = max(1, rule.width(base) // single[0])
     _apply(module, local, numbers)
+    for name, value in vars(module).items():  # the block's own number of input channels, which only the copy may read
+        unread = not any(place[:2] == ("", name) for place in local.read)
+        if type(value) is int and value == before[0] > _SMALL and unread:
+            setattr(module, name, after)
 
 
 def _full_path(block: Block, path: str) -> str:

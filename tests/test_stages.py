@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -96,3 +97,12 @@ def test_a_residual_that_equal_widths_bring_is_the_authors():
     assert (scaled[0].out_channels, scaled[1].conv2.out_channels) == (16, 16)
     assert type(scaled) is nn.Sequential
     assert not scaled.scaling.plan.stages
+
+
+def test_the_copy_knows_its_own_number_of_input_channels():
+    """A block that cuts by ``in_channels`` where it has a residual, which only the copy has."""
+    with torch.device("meta"):
+        model = timm.create_model("rexnet_100")
+    scaled = cnnscale.scale(model, 1)
+    assert type(scaled) is type(model)
+    assert all(block.in_channels <= block.out_channels for block in scaled.features[:-1] if block.use_shortcut)
