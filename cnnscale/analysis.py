@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from .concatenation import Concatenation
 from .shapes import Context, Product, Sym
-from .stages import Block, Site
-from .surgery import Origin
+from .stages import Block, Site, called_blocks
+from .surgery import Origin, Projection
 from .symbolic import Poly
 from .tracing import Trace
 
@@ -56,6 +56,8 @@ class Analysis:
     values: dict[fx.Node, Any]
     """Symbolic value of each node."""
     input_size: tuple[int, ...]
+    projections: tuple[Projection, ...] = ()
+    """Children that the baseline's blocks are given because of ``pin``; the baseline itself has none of them."""
     eval_products: tuple[Product, ...] = field(default=())
     """Costs in eval mode, with factors in free atoms."""
 
@@ -66,6 +68,14 @@ class Analysis:
             return None
         dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
         return next((dim for dim in dims if dim.has_width), dims[1])
+
+    def gained(self, projection: Projection) -> Poly:
+        """The channels that a projection's block has more at its end than at its start; without any it needs none."""
+        block = next(b for b in called_blocks(self.trace) if b.path == projection.block)
+        before, after = self.channels(block.inputs[0]), self.channels(block.output)
+        assert before is not None
+        assert after is not None
+        return after - before
 
     def baseline_path(self, path: str) -> str:
         """The module path a user knows for a path of the extended baseline."""

@@ -9,7 +9,7 @@ submodule at a time and tracing which change makes the input reach a sum.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,7 +31,7 @@ from .symbolic import Values
 from .tracing import Trace, caller, meta_copy, trace
 from .widths import groups
 
-__all__ = ["Opening", "donor_for", "openings", "residual_flags"]
+__all__ = ["Opening", "donor_for", "keeps_shape", "openings", "residual_flags", "resize_ends", "unstride"]
 
 _SMALL = 8  # numbers up to this one are strides, kernels, heads
 Rules: TypeAlias = Mapping[str, Derived | None]
@@ -84,7 +84,7 @@ def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rul
     root = analysis.trace.module
     modules = [meta_copy(root.get_submodule(path)) for path in block.modules]
     whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-    _unstride(whole)
+    unstride(whole)
     try:
         _widen_input(block, whole, rules)
     except CnnScaleError as error:
@@ -99,7 +99,7 @@ def _best(variants: Iterable[nn.Module], size: tuple[int, ...]) -> nn.Module | N
     """The first variant whose input reaches a sum; where none does, the first that keeps the shape."""
     fitting = None
     for variant in variants:
-        reaches = _keeps_shape(variant, size)
+        reaches = keeps_shape(variant, size)
         if reaches:
             return variant
         if reaches is not None and fitting is None:
@@ -107,7 +107,7 @@ def _best(variants: Iterable[nn.Module], size: tuple[int, ...]) -> nn.Module | N
     return fitting
 
 
-def _unstride(module: nn.Module) -> None:
+def unstride(module: nn.Module) -> None:
     """Stride 1 in every convolution; a pooling that only strides becomes an identity."""
     for child in module.modules():
         stride = getattr(child, "stride", None)
@@ -122,32 +122,48 @@ def _unstride(module: nn.Module) -> None:
 def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
     """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
     before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
-    inner = trace(module, before)
+
+    def inner(path: str) -> Derived | None:
+        return rules.get(_full_path(block, path))
+
+    local = resize_ends(module, before, after, inner)
+    for name, value in vars(module).items():  # the block's own number of input channels, which only the copy may read
+        unread = not any(place[:2] == ("", name) for place in local.read)
+        if type(value) is int and value == before[0] > _SMALL and unread:
+            setattr(module, name, after)
+
+
+def resize_ends(
+    module: nn.Module, size: Sequence[int], channels: int, rule: Callable[[str], Derived | None] = lambda path: None
+) -> Context:
+    """Give ``module``, which runs on inputs of ``size``, so many input and output channels, and derive its inner widths
+    by the ``rule`` for each layer's path; those without one stay. Returns what was found out about the module.
+
+    Raises:
+        CnnScaleError: alone, the module cannot be read, has several outputs, or a width would fall below 1.
+    """
+    inner = trace(module, tuple(size))
     local = Context(module)
-    channels = local.equations.atom("in", before[0], is_width=True)
-    values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, channels)}, free=True)
+    first = local.equations.atom("in", size[0], is_width=True)
+    values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, first)}, free=True)
     output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
     if not isinstance(output, fx.Node):
         raise CnnScaleError("alone, it has several outputs")
     follow_contractions(local)
     result = values[output]
     numbers: Values = {}
-    for poly in (channels, result.shape[1]):
+    for poly in (first, result.shape[1]):
         single = local.equations.resolve(poly).single()
         if single is not None:
-            numbers[single[1]] = after // single[0]
+            numbers[single[1]] = channels // single[0]
     for path, poly in local.producers.items():
-        single = local.equations.resolve(poly).single()
-        rule = rules.get(_full_path(block, path))
-        if single is None or single[1] in numbers or rule is None:
+        single, derived = local.equations.resolve(poly).single(), rule(path)
+        if single is None or single[1] in numbers or derived is None:
             continue
-        base = after if rule.base != "own input" else local.equations.resolve(local.inputs[path]).at(numbers)
-        numbers[single[1]] = max(1, rule.width(base) // single[0])
+        base = channels if derived.base != "own input" else local.equations.resolve(local.inputs[path]).at(numbers)
+        numbers[single[1]] = max(1, derived.width(base) // single[0])
     _apply(module, local, numbers)
-    for name, value in vars(module).items():  # the block's own number of input channels, which only the copy may read
-        unread = not any(place[:2] == ("", name) for place in local.read)
-        if type(value) is int and value == before[0] > _SMALL and unread:
-            setattr(module, name, after)
+    return local
 
 
 def _full_path(block: Block, path: str) -> str:
@@ -241,13 +257,13 @@ def residual_flags(module: nn.Module, donor: nn.Module, size: tuple[int, ...]) -
     variant = meta_copy(module)
     for name, value in flags.items():
         setattr(variant, name, value)
-    if not flags or not _keeps_shape(variant, size):
+    if not flags or not keeps_shape(variant, size):
         return {}
     sums = [sum(is_sum(node) for node in trace(net, size).nodes) for net in (meta_copy(module), variant)]
     return flags if sums[1] == sums[0] + 1 else {}
 
 
-def _keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
+def keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
     """None if the module does not map ``size`` to itself, or leaves a parameter unread; else whether its input reaches
     a sum unchanged."""
     try:

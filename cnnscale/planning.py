@@ -21,7 +21,7 @@ from .plans import Stage as PlannedStage
 from .reading import fingerprint
 from .rounding import round_repeats, round_size
 from .symbolic import Atom, Poly, Values
-from .widths import Choice, Group, choose, groups, pinned_atoms
+from .widths import Choice, Group, check_pins, choose, groups, pinned_atoms
 
 __all__ = ["Planner", "Request"]
 
@@ -157,6 +157,7 @@ class Planner:
         self._check(values, input_size)
         choices = tuple(self._choices(multipliers.width, values))
         self._check_widths(values)
+        self._check_projections(values)
         cost = self.costs.cost(values, repeats)
         return Draft(multipliers, repeats, choices, input_size, values, cost)
 
@@ -183,6 +184,14 @@ class Planner:
                     "be left: other layers take what there is; scale the width less, or pin those"
                 )
 
+    def _check_projections(self, values: Values) -> None:
+        for projection in self.analysis.projections:
+            if self.analysis.gained(projection).at(values) == 0:
+                raise WidthError(
+                    f"{projection.block!r} stands between a pinned width and a widened one, which is rounded back to "
+                    "the same number; pin the block's layers as well, widen more, or take a smaller divisor"
+                )
+
     def plan(self, request: Request) -> Plan:
         """The plan for a request.
 
@@ -193,6 +202,8 @@ class Planner:
         if request.multipliers.width != 1 and not self.groups:
             why = next((f"{fixed.what}: {fixed.why}" for fixed in self._fixed()), "it has none")
             raise WidthError(f"no width of {type(self.analysis.baseline).__name__} can change, so none can grow: {why}")
+        if request.multipliers.width != 1:
+            check_pins(self.analysis, self.options.pin)
         request = replace(request, sides=self._given(request))
         draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
         return self._plan(request, draft)

@@ -30,7 +30,7 @@ from torch.nn.modules.conv import _ConvNd
 from .ops import operation_name
 from .tracing import Call, Trace, is_leaf
 
-__all__ = ["Block", "Site", "called_blocks", "find_stages", "is_cat", "is_sum", "shape"]
+__all__ = ["Block", "Site", "called_blocks", "find_stages", "is_cat", "is_residual", "is_sum", "shape"]
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -99,7 +99,7 @@ def find_stages(trace: Trace) -> list[Site]:
     runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
     candidates = [site for run in runs for site in _split(run)]
     several = [s for s in candidates if len(s.blocks) > 1]
-    chains = [s for s in several if s.template.layers > 1 or _is_residual(trace, s.template)]
+    chains = [s for s in several if s.template.layers > 1 or is_residual(trace, s.template)]
     alike = [s for s in several if s.template.layers == 1 and s.kind == "chain" and _alike(trace, s)]
     chains = _outside_known(candidates, chains)
     accepted = _innermost(chains)
@@ -149,7 +149,7 @@ def is_sum(node: fx.Node) -> bool:
     return operation_name(node.target) in ("add", "iadd")
 
 
-def _is_residual(trace: Trace, block: Block) -> bool:
+def is_residual(trace: Trace, block: Block) -> bool:
     """Whether the block adds something to its own input."""
     return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
 
@@ -315,7 +315,7 @@ def _singles(
     """
     known = {s.template.cls for s in accepted}
     singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
-    residual = [s for s in singles if _is_residual(trace, s.template)]
+    residual = [s for s in singles if is_residual(trace, s.template)]
     often = Counter(s.template.cls for s in residual)
     holders = {path for path, _ in _held([*chains, *(s for s in residual if often[s.template.cls] > 1)])}
     wrappers = {(path, b.layers) for path, b in _held(candidates) if b.cls != "Sequential"}

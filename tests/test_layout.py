@@ -43,6 +43,7 @@ LAYERS = (
     "roles",
     "widths",
     "opening",
+    "projections",
     "reading",
     "costs",
     "fitting",
