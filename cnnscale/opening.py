@@ -21,6 +21,7 @@ from .analysis import Analysis
 from .derivation import Derived
 from .errors import CnnScaleError
 from .inference import infer
+from .kernels import KernelRules, follow_kernels, kernel_rules
 from .ops import replaced
 from .scales import follow_contractions
 from .shapes import Context
@@ -52,11 +53,12 @@ def openings(analysis: Analysis) -> list[Opening]:
     sites = [stage.site for stage in analysis.stages]
     keeping = [b for site in sites for b in site.blocks if b.keeps_shape]
     rules = {path: group.derived for group in groups(analysis, divisor=8) for path in group.layers}
+    kernels = kernel_rules(analysis.ctx)
     blocks = [site.template for site in sites if not site.can_repeat]
     return [
         Opening(block, obstacle="its single block writes the network's output")
         if _is_head(analysis, block)
-        else _open(analysis, block, keeping, rules)
+        else _open(analysis, block, keeping, rules, kernels)
         for block in blocks
     ]
 
@@ -80,13 +82,13 @@ def _names(module: nn.Module) -> set[str]:
     return {*vars(module), *module._modules}
 
 
-def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules) -> Opening:
+def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules, kernels: KernelRules) -> Opening:
     root = analysis.trace.module
     modules = [meta_copy(root.get_submodule(path)) for path in block.modules]
     whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
     _unstride(whole)
     try:
-        _widen_input(block, whole, rules)
+        _widen_input(block, whole, rules, kernels)
     except CnnScaleError as error:
         return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
     best = _best(_variants(whole, donor_for(block, root, keeping)), shape(block.output)[1:])
@@ -119,7 +121,7 @@ def _unstride(module: nn.Module) -> None:
                 child.kernel_size, child.padding = 1, 0
 
 
-def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
+def _widen_input(block: Block, module: nn.Module, rules: Rules, kernels: KernelRules) -> None:
     """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
     before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
     inner = trace(module, before)
@@ -130,6 +132,7 @@ def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
     if not isinstance(output, fx.Node):
         raise CnnScaleError("alone, it has several outputs")
     follow_contractions(local)
+    follow_kernels(local, kernels)
     result = values[output]
     numbers: Values = {}
     for poly in (channels, result.shape[1]):

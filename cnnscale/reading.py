@@ -18,6 +18,7 @@ from .analysis import Analysis, Stage
 from .concatenation import Concatenation, concatenations
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
+from .kernels import follow_kernels, kernel_rules
 from .opening import Opening, openings
 from .scales import follow_contractions
 from .shapes import Context, Product
@@ -118,6 +119,7 @@ def _analysis(
     for site in sites:
         _tie_ends(analysis, site)
     follow_contractions(ctx)
+    follow_kernels(ctx, kernel_rules(ctx))
     analysis.eval_products = tuple(
         Product(p.kind, p.node, tuple(map(ctx.equations.resolve, p.factors))) for p in products
     )

@@ -31,6 +31,7 @@ LAYERS = (
     "shapes",
     "scales",
     "ops",
+    "kernels",
     "layers",
     "inference",
     "stages",
