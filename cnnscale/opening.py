@@ -181,12 +181,14 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
     """Candidates in order of trust: with the donor's flags and nothing that it lacks gone, one child, or all of them;
-    as it is; one plain attribute flipped; one child gone."""
+    as it is; one plain attribute flipped; one child gone. A single layer stays as it is."""
     if donor is not None:
         absent = _absent(module, donor)
         for gone in ([], *([name] for name in absent if len(absent) > 1), absent):
             yield _like(module, donor, gone)
     yield module
+    if _layers(module) == 1:
+        return
     for name, value in vars(module).items():
         if isinstance(value, bool) and name != "training":
             variant = copy.deepcopy(module)

@@ -19,10 +19,11 @@ from .concatenation import Concatenation, concatenations
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
 from .kernels import follow_kernels, kernel_rules
+from .mixtures import divided
 from .opening import Opening, openings
 from .scales import follow_contractions
 from .shapes import Context, Product
-from .stages import Block, Site, find_stages
+from .stages import Block, Site, find_stages, is_gathered
 from .surgery import CONTAINERS, Edit, Origin, edit_blocks
 from .tracing import Trace, meta_copy, trace
 
@@ -47,7 +48,7 @@ def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
             "could scale together; cnnscale scales convolutional networks"
         )
     traced = trace(meta_copy(model), input_size)
-    sites = find_stages(traced)
+    sites = divided(traced, find_stages(traced))
     plain = _analysis(model, traced, sites)
     if all(site.can_repeat for site in sites):
         return plain
@@ -84,9 +85,9 @@ def _with_openings(
         traced = trace(module, plain.input_size)
     except CnnScaleError:
         return None
-    sites = find_stages(traced)
+    sites = divided(traced, find_stages(traced))
     added = {path for path, origin in origins.items() if origin.copy and origin.path in {o.block.path for o in made}}
-    if not added <= {site.template.path for site in sites}:
+    if not added <= {path for site in sites for path in site.template.modules}:
         return None
     return _analysis(baseline, traced, sites, origins, obstacles)
 
@@ -138,7 +139,8 @@ def _stage(
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
     elif _takes_more(traced, site.template):
         obstacle = "its blocks are called one by one, with more than their input"
-    return Stage(site, len(site.blocks) - made, joined, obstacle)
+    least = len(site.blocks) - made if joined is None and is_gathered(site.blocks) else 1
+    return Stage(site, len(site.blocks) - made, joined, obstacle, least)
 
 
 def _takes_more(traced: Trace, block: Block) -> bool:

@@ -14,7 +14,7 @@ from .analysis import COPY, Analysis
 from .derivation import Base, Derived, Member, derive, parse
 from .errors import UsageError
 from .patterns import compiled
-from .stages import Block
+from .stages import Block, class_name
 from .symbolic import Atom, Poly
 
 __all__ = ["Layers", "Rules", "found_rules", "told_rules"]
@@ -49,7 +49,7 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
         if block is not None:
             bases = _other(_bases(analysis, block, inputs), atom)
             member = Member(width, {name: poly.hint for name, poly in bases.items()})
-            roles[block.cls, path[len(block.path) + 1 :]].append((atom, member, bases, path))
+            roles[_role(analysis, blocks, path)].append((atom, member, bases, path))
         elif (
             last
             and order.get(path, -1) >= last
@@ -64,7 +64,7 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
         if block is not None and atom not in trunk:
             bases = _other(_trunk_bases(analysis, block), atom)
             member = Member(atom.hint, {name: poly.hint for name, poly in bases.items()})
-            roles[block.cls, place[len(block.path) + 1 :]].append((atom, member, bases, place))
+            roles[_role(analysis, blocks, place)].append((atom, member, bases, place))
     for role in _fitted(roles, divisor):
         rules.update(role)
     return rules
@@ -113,11 +113,21 @@ def _counts_blocks(analysis: Analysis, poly: Poly) -> bool:
 
 
 def _enclosing(blocks: dict[str, Block], path: str) -> Block | None:
-    while path:
-        if path in blocks:
-            return blocks[path]
+    holder = _holder(blocks, path)
+    return blocks[holder] if holder else None
+
+
+def _holder(blocks: dict[str, Block], path: str) -> str:
+    """The module of a block which holds ``path``."""
+    while path and path not in blocks:
         path = path.rpartition(".")[0]
-    return None
+    return path
+
+
+def _role(analysis: Analysis, blocks: dict[str, Block], path: str) -> tuple[str, str]:
+    """(class of the block's module that holds ``path``, place in it)."""
+    holder = _holder(blocks, path)
+    return class_name(analysis.trace.modules[holder]), path[len(holder) + 1 :]
 
 
 def _bases(analysis: Analysis, block: Block | None, inputs: Poly) -> dict[Base, Poly]:

@@ -36,6 +36,7 @@ LAYERS = (
     "inference",
     "stages",
     "surgery",
+    "mixtures",
     "schedules",
     "fans",
     "concatenation",
