@@ -21,6 +21,7 @@ import inspect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -74,11 +75,16 @@ class Block:
 
     @property
     def growth(self) -> int:
-        """Channels that the block appends to its own input, 0 if it does not."""
-        if len(self.inputs) != 1 or not is_cat(self.output) or self.inputs[0] not in self.output.all_input_nodes:
+        """Channels that the block appends to its own input, 0 if it does not; part of the input may be added to."""
+        if len(self.inputs) != 1 or not is_cat(self.output) or not any(map(self._is_own, self.output.all_input_nodes)):
             return 0
         before, after = shape(self.inputs[0]), shape(self.output)
         return after[1] - before[1] if len(before) == len(after) > 2 and before[2:] == after[2:] else 0
+
+    def _is_own(self, node: fx.Node) -> bool:
+        """Whether a node is the block's input, or a slice of it."""
+        own = self.inputs[0]
+        return node is own or (operation_name(node.target) == "getitem" and node.args[0] is own)
 
 
 @dataclass(frozen=True)
@@ -256,20 +262,30 @@ def flags(trace: Trace, block: Block) -> dict[str, bool]:
 
 
 def _split(run: Site) -> Iterator[Site]:
-    """A chain cut where a block changes the shape; a growing chain stays whole."""
+    """A chain cut where a block changes the shape; blocks that grow by one number stay together, behind the one that
+    opens their stage."""
     if run.kind == "dense":
         yield run
         return
-    growths = {block.growth for block in run.blocks}
-    if len(run.blocks) > 1 and len(growths) == 1 and growths != {0}:
-        yield Site(run.blocks, "growing")
-        return
+    parts = [(growth, tuple(blocks)) for growth, blocks in groupby(run.blocks, lambda block: block.growth)]
+    grows = [growth > 0 and len(blocks) > 1 for growth, blocks in parts]
+    for (_, blocks), growing, opens in zip(parts, grows, [*grows[1:], False], strict=True):
+        if growing:
+            yield Site(blocks, "growing")
+            continue
+        *sites, last = _cut(blocks)
+        yield from sites
+        if not opens or len(last.blocks) > 1:
+            yield last
+
+
+def _cut(blocks: tuple[Block, ...]) -> Iterator[Site]:
     start = 0
-    for i, block in enumerate(run.blocks):
+    for i, block in enumerate(blocks):
         if i and not block.keeps_shape:
-            yield _chain(run.blocks[start:i])
+            yield _chain(blocks[start:i])
             start = i
-    yield _chain(run.blocks[start:])
+    yield _chain(blocks[start:])
 
 
 def _chain(blocks: tuple[Block, ...]) -> Site:
