@@ -21,6 +21,7 @@ from .plans import Cost, Fixed, Options, Plan, Width
 from .plans import Stage as PlannedStage
 from .reading import fingerprint
 from .rounding import round_repeats, round_size, share_repeats
+from .surgery import CONTAINERS
 from .symbolic import Atom, Poly, Values
 from .widths import Choice, Group, choose, groups, pinned_atoms
 
@@ -98,10 +99,12 @@ class Planner:
         return sizes(self.analysis, self.analysis.input_size, [stage.repeats for stage in self.analysis.stages])
 
     def stage_path(self, stage: Stage) -> str:
-        """The container's path, or the first block's where the container holds more than this stage."""
+        """The container's path, or the first block's where the container holds more than this stage, or is none."""
         first = stage.blocks[0]
         shared = [s for s in self.analysis.stages if s.blocks[0].parent == first.parent]
-        path = first.parent if first.parent and len(shared) == 1 and stage.site.kind != "stack" else first.path
+        whole = len(stage.blocks) > 1 or isinstance(self.analysis.trace.modules[first.parent], CONTAINERS)
+        alone = first.parent and len(shared) == 1 and stage.site.kind != "stack"
+        path = first.parent if alone and whole else first.path
         return self.analysis.baseline_path(path)
 
     def stage_paths(self, stage: Stage) -> set[str]:

@@ -26,6 +26,7 @@ from typing import Literal
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from .ops import operation_name
@@ -46,6 +47,7 @@ __all__ = [
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LINEAR = (_ConvNd, nn.Linear, _NormBase, nn.Identity, nn.ZeroPad2d)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,17 @@ def _chains(trace: Trace, block: Block) -> bool:
 def _is_gate(block: Block) -> bool:
     """Whether the block multiplies its own input by something (squeeze and excitation)."""
     return operation_name(block.output.target) in ("mul", "imul") and block.inputs[0] in block.output.args
+
+
+def _is_linear(trace: Trace, block: Block) -> bool:
+    """Whether the block is but a row of linear layers, and bends nothing: two of them are no deeper than one."""
+
+    def linear(node: fx.Node) -> bool:
+        layer = trace.modules[str(node.target)] if node.op == "call_module" else None
+        return isinstance(layer, _LINEAR) or operation_name(node.target) in ("conv1d", "conv2d", "conv3d", "pad")
+
+    nodes = [node for node in trace.nodes[block.start : block.stop] if node.op != "get_attr"]
+    return all(linear(node) and len(node.all_input_nodes) == 1 for node in nodes)
 
 
 def _has_residual(trace: Trace, block: Block) -> bool:
@@ -369,6 +382,7 @@ def _singles(
     ]
     stacks = {path for path, _ in _held(alike)}
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
+    lone = [s for s in lone if not _is_linear(trace, s.template)]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
     layers = [s for s in alone if s.template.layers == 1 and not is_leaf(trace.modules[s.template.path])]

@@ -167,3 +167,31 @@ def test_blocks_that_only_get_wider_do_not_append():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10))
     scaled = cnnscale.scale(model, depth=2, input_size=SIZE)
     assert [block.one.in_channels for block in scaled[1]] == [16, 24, 24, 32, 32, 40]
+
+
+class Linear(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x):
+        return self.pointwise(self.depthwise(x))
+
+
+class Exit(nn.Module):
+    """Separable convolutions without an activation of their own: the net has these, behind each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 16, 3), nn.Sequential(Residual(16), Residual(16))
+        self.one, self.two = Linear(16, 24), Linear(24, 32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.two(self.one(self.blocks(self.stem(x))).relu()).relu().mean((2, 3)))
+
+
+def test_lone_blocks_that_bend_nothing_are_not_chained():
+    plan = cnnscale.plan(Exit(), depth=2, input_size=SIZE)
+    assert [(stage.path, stage.new_repeats) for stage in plan.stages] == [("blocks", 4)]
