@@ -35,10 +35,17 @@ class Stage:
     concatenation: Concatenation | None
     obstacle: str = ""
     """Why the stage cannot grow deeper; empty where it can."""
+    least: int = 1
+    """Fewer blocks than this do not do."""
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         return self.site.blocks
+
+    @property
+    def turn(self) -> int:
+        """How many of the author's blocks take turns to make one of the stage (:mod:`cnnscale.mixtures`)."""
+        return len(self.site.template.modules) if self.site.kind == "chain" else 1
 
 
 @dataclass

@@ -110,7 +110,9 @@ class CostModel:
         mixed: list[tuple[tuple[Poly, ...], int, Values]] = []
         for kind, factors, times, at in self._rounds(values, repeats):
             if kind == "macs":
-                sides = tuple(f for f in factors if not f.has_width and f.constant is None)
+                sides = tuple(
+                    f for f in factors if f.constant is None and not any(leaf.is_width for leaf in f.leaves())
+                )
                 rest = tuple(f for f in factors if f not in sides)
                 if any(atom.call is not None or not atom.is_width for f in rest for atom in f.atoms()):
                     mixed.append((factors, times, at))

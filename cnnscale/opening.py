@@ -21,6 +21,7 @@ from .analysis import Analysis
 from .derivation import Derived
 from .errors import CnnScaleError
 from .inference import infer
+from .kernels import KernelRules, follow_kernels, kernel_rules
 from .ops import replaced
 from .scales import follow_contractions
 from .shapes import Context
@@ -52,11 +53,12 @@ def openings(analysis: Analysis) -> list[Opening]:
     sites = [stage.site for stage in analysis.stages]
     keeping = [b for site in sites for b in site.blocks if b.keeps_shape]
     rules = {path: group.derived for group in groups(analysis, divisor=8) for path in group.layers}
+    kernels = kernel_rules(analysis.ctx)
     blocks = [site.template for site in sites if not site.can_repeat]
     return [
         Opening(block, obstacle="its single block writes the network's output")
         if _is_head(analysis, block)
-        else _open(analysis, block, keeping, rules)
+        else _open(analysis, block, keeping, rules, kernels)
         for block in blocks
     ]
 
@@ -80,13 +82,13 @@ def _names(module: nn.Module) -> set[str]:
     return {*vars(module), *module._modules}
 
 
-def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules) -> Opening:
+def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules, kernels: KernelRules) -> Opening:
     root = analysis.trace.module
     modules = [meta_copy(root.get_submodule(path)) for path in block.modules]
     whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
     unstride(whole)
     try:
-        _widen_input(block, whole, rules)
+        _widen_input(block, whole, rules, kernels)
     except CnnScaleError as error:
         return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
     best = _best(_variants(whole, donor_for(block, root, keeping)), shape(block.output)[1:])
@@ -119,14 +121,14 @@ def unstride(module: nn.Module) -> None:
                 child.kernel_size, child.padding = 1, 0
 
 
-def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
+def _widen_input(block: Block, module: nn.Module, rules: Rules, kernels: KernelRules) -> None:
     """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
     before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
 
     def inner(path: str) -> Derived | None:
         return rules.get(_full_path(block, path))
 
-    local = resize_ends(module, before, after, inner)
+    local = resize_ends(module, before, after, inner, kernels)
     for name, value in vars(module).items():  # the block's own number of input channels, which only the copy may read
         unread = not any(place[:2] == ("", name) for place in local.read)
         if type(value) is int and value == before[0] > _SMALL and unread:
@@ -134,7 +136,11 @@ def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
 
 
 def resize_ends(
-    module: nn.Module, size: Sequence[int], channels: int, rule: Callable[[str], Derived | None] = lambda path: None
+    module: nn.Module,
+    size: Sequence[int],
+    channels: int,
+    rule: Callable[[str], Derived | None] = lambda path: None,
+    kernels: KernelRules | None = None,
 ) -> Context:
     """Give ``module``, which runs on inputs of ``size``, so many input and output channels, and derive its inner widths
     by the ``rule`` for each layer's path; those without one stay. Returns what was found out about the module.
@@ -150,6 +156,7 @@ def resize_ends(
     if not isinstance(output, fx.Node):
         raise CnnScaleError("alone, it has several outputs")
     follow_contractions(local)
+    follow_kernels(local, kernels or {})
     result = values[output]
     numbers: Values = {}
     for poly in (first, result.shape[1]):
@@ -194,12 +201,14 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
     """Candidates in order of trust: with the donor's flags and nothing that it lacks gone, one child, or all of them;
-    as it is; one plain attribute flipped; one child gone."""
+    as it is; one plain attribute flipped; one child gone. A single layer stays as it is."""
     if donor is not None:
         absent = _absent(module, donor)
         for gone in ([], *([name] for name in absent if len(absent) > 1), absent):
             yield _like(module, donor, gone)
     yield module
+    if _layers(module) == 1:
+        return
     for name, value in vars(module).items():
         if isinstance(value, bool) and name != "training":
             variant = copy.deepcopy(module)

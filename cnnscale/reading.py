@@ -19,11 +19,13 @@ from .analysis import Analysis, Stage
 from .concatenation import Concatenation, concatenations
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
+from .kernels import follow_kernels, kernel_rules
+from .mixtures import divided
 from .opening import Opening, openings
 from .projections import projections
 from .scales import follow_contractions
 from .shapes import Context, Product
-from .stages import Block, Site, find_stages
+from .stages import Block, Site, find_stages, is_gathered
 from .surgery import CONTAINERS, Edit, Origin, Projection, edit_blocks, project
 from .tracing import Trace, meta_copy, trace
 
@@ -66,11 +68,14 @@ class _Base:
         project(module, self.projections)
         return module
 
+    def sites(self, traced: Trace) -> list[Site]:
+        return divided(traced, find_stages(traced), [projection.path for projection in self.projections])
+
 
 def _with_copies(base: _Base, input_size: tuple[int, ...]) -> Analysis:
     """The analysis with a copy behind the block of every stage that needs one."""
     traced = trace(base.meta(), input_size)
-    sites = find_stages(traced)
+    sites = base.sites(traced)
     plain = _analysis(base, traced, sites)
     return plain if all(site.can_repeat for site in sites) else _extended(base, plain, openings(plain))
 
@@ -103,9 +108,9 @@ def _with_openings(base: _Base, plain: Analysis, made: list[Opening], obstacles:
         traced = trace(module, plain.input_size)
     except CnnScaleError:
         return None
-    sites = find_stages(traced)
+    sites = base.sites(traced)
     added = {path for path, origin in origins.items() if origin.copy and origin.path in {o.block.path for o in made}}
-    if not added <= {site.template.path for site in sites}:
+    if not added <= {path for site in sites for path in site.template.modules}:
         return None
     return _analysis(base, traced, sites, origins, obstacles)
 
@@ -138,6 +143,7 @@ def _analysis(
     for site in sites:
         _tie_ends(analysis, site)
     follow_contractions(ctx)
+    follow_kernels(ctx, kernel_rules(ctx))
     analysis.eval_products = tuple(
         Product(p.kind, p.node, tuple(map(ctx.equations.resolve, p.factors))) for p in products
     )
@@ -156,7 +162,8 @@ def _stage(
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
     elif _takes_more(traced, site.template):
         obstacle = "its blocks are called one by one, with more than their input"
-    return Stage(site, len(site.blocks) - made, joined, obstacle)
+    least = len(site.blocks) - made if joined is None and is_gathered(site.blocks) else 1
+    return Stage(site, len(site.blocks) - made, joined, obstacle, least)
 
 
 def _takes_more(traced: Trace, block: Block) -> bool:
