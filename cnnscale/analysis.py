@@ -76,6 +76,16 @@ class Analysis:
         dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
         return next((dim for dim in dims if dim.has_width), dims[1])
 
+    def sides(self, node: fx.Node) -> tuple[Poly, ...]:
+        """The dimensions of a node's value besides batch and channels, where they are as many as the image's sides;
+        none where they are not (a row of tokens), or where one of them moves with a width."""
+        value, channels = self.values.get(node), self.channels(node)
+        if not isinstance(value, Sym) or channels is None or len(value.shape) != len(self.input_size) + 1:
+            return ()
+        dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
+        sides = [*dims[1 : dims.index(channels, 1)], *dims[dims.index(channels, 1) + 1 :]]
+        return () if any(side.has_width for side in sides) else tuple(sides)
+
     def gained(self, projection: Projection) -> Poly:
         """The channels that a projection's block has more at its end than at its start; without any it needs none."""
         block = next(b for b in called_blocks(self.trace) if b.path == projection.block)

@@ -313,7 +313,8 @@ class Planner:
         )
 
     def _stage(self, number: int, stage: Stage, draft: Draft) -> PlannedStage:
-        channels = self.analysis.channels(stage.site.template.output)
+        output = stage.site.template.output
+        channels, sides = self.analysis.channels(output), self.analysis.sides(output)
         modules = map(self.analysis.trace.module.get_submodule, stage.site.template.modules[: stage.turn])
         return PlannedStage(
             path=self.stage_path(stage),
@@ -322,6 +323,8 @@ class Planner:
             new_repeats=draft.repeats[number],
             width=channels.at(dict(self._baseline_values)) if channels is not None else 0,
             new_width=channels.at(draft.values) if channels is not None else 0,
+            sides=tuple(side.at(dict(self._baseline_values)) for side in sides),
+            new_sides=tuple(side.at(draft.values) for side in sides),
             note=self.held.get(number, ""),
         )
 
