@@ -23,6 +23,7 @@ LAYERS = (
     "patterns",
     "formatting",
     "plans",
+    "drawing",
     "records",
     "symbolic",
     "equations",
