@@ -29,7 +29,7 @@ from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import resize, write_attribute, write_literal
 from .symbolic import Values
-from .tracing import Trace, caller, meta_copy, trace
+from .tracing import BATCH, Trace, caller, meta_copy, trace
 from .widths import groups
 
 __all__ = ["Opening", "donor_for", "keeps_shape", "openings", "residual_flags", "resize_ends", "unstride"]
@@ -98,14 +98,15 @@ def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rul
 
 
 def _best(variants: Iterable[nn.Module], size: tuple[int, ...]) -> nn.Module | None:
-    """The first variant whose input reaches a sum; where none does, the first that keeps the shape."""
+    """Of the variants that keep the shape and train, the first whose input reaches a sum, or else the first."""
     fitting = None
     for variant in variants:
         reaches = keeps_shape(variant, size)
+        if reaches is None or (fitting is not None and not reaches) or not _trains(variant, size):
+            continue
         if reaches:
             return variant
-        if reaches is not None and fitting is None:
-            fitting = variant
+        fitting = variant
     return fitting
 
 
@@ -215,7 +216,7 @@ def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]
             setattr(variant, name, not value)
             yield variant
     for name, child in module.named_children():
-        if _layers(child) * 2 > _layers(module):
+        if _weights(child) * 2 > _weights(module):  # that is no projection, but what the block is there for
             continue
         for nothing in (None, nn.Identity()):
             variant = copy.deepcopy(module)
@@ -225,6 +226,10 @@ def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]
 
 def _layers(module: nn.Module) -> int:
     return sum(isinstance(m, (_ConvNd, nn.Linear)) for m in module.modules())
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _absent(module: nn.Module, donor: nn.Module) -> list[str]:
@@ -302,3 +307,14 @@ def _is_summed(traced: Trace, node: fx.Node) -> bool:
         )
         for user in node.users
     )
+
+
+def _trains(module: nn.Module, size: Sequence[int]) -> bool:
+    """Whether gradients can be computed: with an Identity in the place of a layer, a class that works in place may
+    overwrite what its other layers have read."""
+    image = torch.empty(BATCH, *size, device="meta", requires_grad=True)
+    try:
+        meta_copy(module).train()(image.clone()).sum().backward()
+    except Exception:  # user code may raise anything
+        return False
+    return True

@@ -195,3 +195,26 @@ class Exit(nn.Module):
 def test_lone_blocks_that_bend_nothing_are_not_chained():
     plan = cnnscale.plan(Exit(), depth=2, input_size=SIZE)
     assert [(stage.path, stage.new_repeats) for stage in plan.stages] == [("blocks", 4)]
+
+
+class Branches(nn.Module):
+    """Adds its branches up in place, behind the one that is there (MobileOne's blocks do)."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.scale = nn.Conv2d(inputs, outputs, 1, stride)
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+    def forward(self, x):
+        out = self.scale(x)
+        out += self.conv(x)
+        return out.relu()
+
+
+def test_a_copy_never_adds_in_place_to_its_input():
+    """With an Identity in the place of a branch, it would: no gradient could be computed any more."""
+    net = nn.Sequential(*(nn.Sequential(Branches(a, b, 2)) for a, b in ((3, 8), (8, 16))))
+    net = nn.Sequential(net, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    scaled = cnnscale.scale(net, depth=2, input_size=SIZE)
+    assert [len(stage) for stage in scaled[0]] == [2, 2]
+    scaled(torch.randn(2, *SIZE)).sum().backward()
