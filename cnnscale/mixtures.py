@@ -24,7 +24,7 @@ __all__ = ["divided", "rows"]
 
 
 class _Kind(NamedTuple):
-    cls: Hashable
+    cls: str
     build: Hashable
     """None where the block opens the row: that fits any of its class."""
 
@@ -89,12 +89,19 @@ def _kind(trace: Trace, block: Block, added: Sequence[str], *, is_first: bool) -
     ]
     tensors = tuple((name, n, tuple(t.shape)) for name, m in known for n, t in m.named_parameters(recurse=False))
     dilations = tuple(layer.dilation for _, layer in known if isinstance(layer, _ConvNd))
-    own = block.cls, *sorted(flags(trace, block).items())
-    return _Kind(block.cls, None) if is_first else _Kind(own[0], (own[1:], tensors, dilations))
+    build = tuple(sorted(flags(trace, block).items())), tensors, dilations
+    return _Kind(block.cls, None if is_first else build)
 
 
 def _alike(one: _Kind, other: _Kind) -> bool:
-    return one.cls == other.cls and (None in (one.build, other.build) or one.build == other.build)
+    if None in (one.build, other.build):
+        return one.cls == other.cls or _outer(one.cls) == other.cls or one.cls == _outer(other.cls)
+    return one == other
+
+
+def _outer(cls: str) -> str:
+    """The class without what it wraps: a block with a projection holds more, and so wraps nothing."""
+    return cls.partition("[")[0]
 
 
 def _cycle(blocks: Sequence[Block], kinds: Sequence[_Kind]) -> tuple[int, int]:

@@ -112,6 +112,8 @@ def _with_openings(base: _Base, plain: Analysis, made: list[Opening], obstacles:
     added = {path for path, origin in origins.items() if origin.copy and origin.path in {o.block.path for o in made}}
     if not added <= {path for site in sites for path in site.template.modules}:
         return None
+    if any(added.issuperset(path for block in site.blocks for path in block.modules) for site in sites):
+        return None  # a copy that is a stage of its own repeats nothing
     return _analysis(base, traced, sites, origins, obstacles)
 
 

@@ -197,3 +197,31 @@ def test_a_lone_layer_in_a_row_of_stages_is_one_and_gets_no_residual():
     baseline = nn.Sequential(nn.Conv2d(3, 8, 3), stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10))
     scaled = cnnscale.scale(baseline, depth=2, input_size=SIZE)
     assert [(layer.conv.in_channels, layer.add) for layer in scaled[1][1]] == [(16, False), (24, False)]
+
+
+class Projected(nn.Module):
+    """With a projection the block holds two modules, without one it is but a wrapper of its ``branch``."""
+
+    class Branch(nn.Sequential):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU(), nn.Conv2d(outputs, outputs, 1))
+
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride)
+        self.branch = Projected.Branch(inputs, outputs, stride)
+
+    def forward(self, x):
+        return self.branch(x) + (x if self.shortcut is None else self.shortcut(x))
+
+
+def test_the_copy_of_a_block_with_a_projection_is_of_its_kind():
+    widths = (8, 16, 24)
+    stages = [
+        nn.Sequential(Projected(a, b, 2), *(Projected(b, b) for _ in range(n)))
+        for a, b, n in zip((3, *widths), widths, (0, 0, 2), strict=False)
+    ]
+    net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
+    scaled = cnnscale.scale(net, depth=2, input_size=SIZE)
+    assert [len(stage) for stage in scaled[:3]] == [2, 2, 6]
+    assert [[block.shortcut is None for block in stage] for stage in scaled[:2]] == [[False, True]] * 2
