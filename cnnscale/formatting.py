@@ -204,7 +204,8 @@ def _bench_cells(row: Row) -> Iterable[str]:
 def _heading(plan: Plan) -> Text:
     how = "explicit multipliers" if plan.phi is None else f"phi {plan.phi:g}"
     sizes = f"input {size_text(plan.baseline_size)} -> {size_text(plan.input_size)}"
-    return Text.assemble((plan.model, "bold"), f", {how}, {sizes}")
+    part = f" at {plan.options.submodule!r}" if plan.options.submodule else ""
+    return Text.assemble((plan.model, "bold"), f"{part}, {how}, {sizes}")
 
 
 def _stage_table(stages: tuple[Stage, ...]) -> RenderableType:

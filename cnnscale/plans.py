@@ -89,6 +89,8 @@ class Options(_Record):
     derive: tuple[tuple[str, str], ...] = ()
     fit: bool = False
     tolerance: float = Field(0.03, gt=0, strict=True)
+    submodule: str | None = None
+    """Path of the module inside the model that the plan is for; None: the model itself."""
 
 
 class Plan(_Record):

@@ -58,6 +58,7 @@ LAYERS = (
     "opening",
     "projections",
     "reading",
+    "parts",
     "costs",
     "fitting",
     "planning",
