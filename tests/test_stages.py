@@ -218,3 +218,30 @@ def test_a_copy_never_adds_in_place_to_its_input():
     scaled = cnnscale.scale(net, depth=2, input_size=SIZE)
     assert [len(stage) for stage in scaled[0]] == [2, 2]
     scaled(torch.randn(2, *SIZE)).sum().backward()
+
+
+class Interrupted(nn.Module):
+    """A loop over its blocks that does something else behind the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.blocks = nn.ModuleList(Residual(16) for _ in range(4))
+        self.position = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i == 0:
+                x = self.position(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_no_copy_goes_where_a_loop_does_something_else():
+    result = cnnscale.scale(Interrupted(), depth=2, input_size=(3, 32, 32), seed=0)
+    stages = [(s.path, s.repeats, s.new_repeats) for s in result.scaling.plan.stages]
+    assert stages == [("blocks.0", 1, 1), ("blocks.1", 3, 6)]
+    assert "something else" in result.scaling.plan.stages[0].note
+    assert result.scaling.form == "module"
