@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import fx
 
 from cnnscale.shapes import Context, Sym, broadcast, constant, is_size
 from cnnscale.symbolic import Poly, as_poly
@@ -43,12 +44,50 @@ def getitem(ctx: Context, x: Any, index: Any) -> Any:
             if today_of(i) not in (0, -1):  # the first and the last there always are
                 ctx.constant(dim, "it is indexed by a number")
         elif isinstance(i, (Sym, torch.Tensor)):
-            ctx.constant(next(dims), "it is indexed by a tensor")
+            dim = next(dims)
+            ctx.constant(dim, "it is indexed by a tensor")
+            _look_up(ctx, dim)
             shape += gathered
             gathered = ()
         else:
             unknown(ctx, x)
     return Sym(tuple(shape))
+
+
+@rule("setitem")
+def setitem(ctx: Context, x: Any, index: Any, value: Any) -> None:
+    """What is written broadcasts to what is written over; a literal bound that cuts channels counts as in reading."""
+    if isinstance(x, Sym):
+        place = getitem(ctx, x, index)
+        if isinstance(value, (Sym, torch.Tensor)):
+            written = value if isinstance(value, Sym) else constant(value)
+            broadcast(ctx, [place.shape, written.shape])
+
+
+def _look_up(ctx: Context, dim: Poly) -> None:
+    """A tensor indexes ``dim``. Where it counts pixels and ``dim`` is a table that stays, or where it is a constant and
+    ``dim`` counts pixels, either fits this input size alone."""
+    origins = _origins(ctx)
+    counts = [ctx.counts[node] for node in origins if node in ctx.counts]
+    dim = ctx.equations.resolve(dim)
+    if dim.constant is not None:
+        for end in counts:
+            ctx.equate(end, end.hint)
+    elif not counts and not any(node.op in ("placeholder", "call_module") for node in origins):
+        ctx.equate(dim, dim.hint)
+
+
+def _origins(ctx: Context) -> list[fx.Node]:
+    """The tensors from which an index is made, back to those that count something."""
+    origins: dict[fx.Node, None] = {}
+    ahead: list[fx.Node] = []
+    fx.node.map_arg(ctx.node.args[1], ahead.append)
+    while ahead:
+        node = ahead.pop()
+        if node not in origins and isinstance(node.meta["val"], torch.Tensor):
+            origins[node] = None
+            ahead += [] if node in ctx.counts else node.all_input_nodes
+    return list(origins)
 
 
 def _adjacent(indices: list[Any]) -> bool:

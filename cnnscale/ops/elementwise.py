@@ -19,13 +19,13 @@ __all__ = ["elementwise"]
 _ELEMENTWISE = """
 abs acos asin addcdiv addcmul asinh acosh atan atan2 atanh bernoulli bitwise_and bitwise_not invert bitwise_or ceil celu
 clamp clamp_max clamp_min clip clone contiguous copysign cos cosh detach div dropout dropout1d dropout2d dropout3d
-alpha_dropout feature_alpha_dropout elu eq erf exp expm1 float floor floordiv floor_divide fmod ge gelu gt half
-bfloat16 double hardshrink hardsigmoid hardswish hardtanh imul isub itruediv leaky_relu le lerp log log10 log1p log2
-logical_and logical_not logical_or logsigmoid lt masked_fill maximum minimum mish mod mul multiply ne neg negative
+alpha_dropout feature_alpha_dropout elu eq erf exp expm1 float floor floordiv floor_divide fmod ge gelu gt half bfloat16
+double long int bool hardshrink hardsigmoid hardswish hardtanh imul isub itruediv leaky_relu le lerp log log10 log1p
+log2 logical_and logical_not logical_or logsigmoid lt masked_fill maximum minimum mish mod mul multiply ne neg negative
 nan_to_num normalize ones_like pow rand_like randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu
 sigmoid sign silu sin sinh softmax log_softmax softmin softplus softshrink softsign sqrt square sub subtract swish tan
-tanh tanhshrink threshold to truediv true_divide type_as where xor zeros_like full_like fill cumsum requires_grad_
-roll flip cuda cpu type local_response_norm _weight_norm torchvision.ops.stochastic_depth.stochastic_depth
+tanh tanhshrink threshold to truediv true_divide type_as where xor zeros_like full_like fill cumsum requires_grad_ roll
+flip cuda cpu type local_response_norm _weight_norm torchvision.ops.stochastic_depth.stochastic_depth
 """
 
 
@@ -55,6 +55,7 @@ def arange(ctx: Context, *args: Any, **kwargs: Any) -> Any:
     start, end = (0, *args, kwargs.get("end"))[:2] if len(args) < 2 else args[:2]
     if len(args) > 2 or not {"start", "step"}.isdisjoint(kwargs) or not isinstance(end, Poly) or not is_size(start):
         return ctx.node.meta["val"]
+    ctx.counts[ctx.node] = end
     return Sym((end - as_poly(start),))
 
 
