@@ -477,3 +477,30 @@ class Reordered(nn.Module):
 
 def test_an_order_of_pixels_fixes_the_resolution():
     assert scale(Hybrid(Reordered()), fit=False).scaling.plan.input_size == SIZE
+
+
+class TwoScales(nn.Module):
+    """Queries, keys and values of two scales, cut into heads of a fixed size: sums of widths must fit the heads."""
+
+    def __init__(self, dim: int = 96, head: int = 32, groups: int = 9) -> None:
+        super().__init__()
+        self.head = head
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.wide = nn.Conv2d(3 * dim, 3 * dim, 1, groups=groups)
+        self.proj = nn.Conv2d(2 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        qkv = self.qkv(x)
+        qkv = torch.cat([qkv, self.wide(qkv)], 1).reshape(batch, -1, 3 * self.head, height * width)
+        q, k, v = qkv.transpose(-1, -2).chunk(3, -1)
+        return x + self.proj((q @ (k.transpose(-1, -2) @ v)).transpose(-1, -2).reshape(batch, -1, height, width))
+
+
+@pytest.mark.parametrize("groups", [9, 12, 36])
+@pytest.mark.parametrize("width", [1.1, 1.5, 0.7])
+def test_sums_of_widths_that_must_fit_heads(groups, width):
+    result = scale(Hybrid(TwoScales(groups=groups), width=96), phi=None, width=width)
+    for plan in result.scaling.plan.widths:
+        assert (plan.after - plan.before) * (width - 1) >= 0
+    assert result(torch.rand(2, *SIZE)).shape == (2, 10)
