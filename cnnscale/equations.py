@@ -36,6 +36,7 @@ class Equations:
     def __init__(self) -> None:
         self.definitions: dict[Atom, Poly] = {}
         self.checks: list[Check] = []
+        self._waiting: list[tuple[Poly, str]] = []
         self._count = 0
         self._calls: dict[tuple[object, ...], Poly] = {}
 
@@ -125,8 +126,22 @@ class Equations:
         elif len(linear) > 1 or (linear and self._divides(difference, *linear)):
             self._divide(difference, linear, where)
         else:
-            for atom in sorted(widths, key=lambda a: a.index):
-                self.equate(Poly({(atom,): 1}), as_poly(atom.hint), where)
+            self._waiting.append((difference, where))
+
+    def retry(self) -> None:
+        """Try again what was too hard: products of widths, of which other equations may since have decided one."""
+        before = None
+        while before != len(self._waiting):
+            before, waiting, self._waiting = len(self._waiting), self._waiting, []
+            for difference, where in waiting:
+                self.equate(difference, as_poly(0), where)
+
+    def settle(self) -> None:
+        """Where products of widths meet that nothing has decided, all of them stay."""
+        self.retry()
+        while self._waiting:
+            self.freeze(*self._waiting[0])
+            self.retry()
 
     @staticmethod
     def _divides(difference: Poly, atom: Atom) -> bool:

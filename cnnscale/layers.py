@@ -210,6 +210,16 @@ def flatten(ctx: Context, path: str, m: nn.Flatten, x: Sym) -> Sym:
     return ops.flatten(ctx, x, m.start_dim, m.end_dim)
 
 
+@layer(nn.Unfold)
+def unfold(ctx: Context, path: str, m: nn.Unfold, x: Sym) -> Sym:
+    return ops.columns(ctx, x, m.kernel_size, m.dilation, m.padding, m.stride)
+
+
+@layer(nn.Fold)
+def fold(ctx: Context, path: str, m: nn.Fold, x: Sym) -> Sym:
+    return ops.fold(ctx, x, m.output_size, m.kernel_size)
+
+
 @layer(nn.Upsample)
 def upsample(ctx: Context, path: str, m: nn.Upsample, x: Sym) -> Sym:
     return ops.interpolate(ctx, x, m.size, m.scale_factor)

@@ -156,8 +156,10 @@ def resize_ends(
     output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
     if not isinstance(output, fx.Node):
         raise CnnScaleError("alone, it has several outputs")
+    local.settle()
     follow_contractions(local)
     follow_kernels(local, kernels or {})
+    local.equations.settle()
     result = values[output]
     numbers: Values = {}
     for poly in (first, result.shape[1]):

@@ -139,6 +139,7 @@ def _analysis(
     for concatenation in joined.values():
         concatenation.tie(ctx, values)
     _walk_train_mode(ctx, traced, overrides)
+    ctx.settle()
     origins, obstacles = origins or {}, obstacles or {}
     stages = tuple(_stage(traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
     analysis = Analysis(base.model, traced, ctx, stages, origins, values, traced.input_size, base.projections)
@@ -146,6 +147,7 @@ def _analysis(
         _tie_ends(analysis, site)
     follow_contractions(ctx)
     follow_kernels(ctx, kernel_rules(ctx))
+    ctx.equations.settle()
     analysis.eval_products = tuple(
         Product(p.kind, p.node, tuple(map(ctx.equations.resolve, p.factors))) for p in products
     )

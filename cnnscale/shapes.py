@@ -143,6 +143,8 @@ class Context:
     """Module path of each kernel that slides over channels -> how far it reaches, the channels of each call."""
     read: set[Place] = field(default_factory=set)
     """Attributes of the model's own modules that stand in arguments."""
+    factors: list[Poly] = field(default_factory=list)
+    """Numbers that the batch is multiplied by: channels that are folded into it, or how many groups of them."""
     counts: dict[fx.Node, Poly] = field(default_factory=dict)
     """Nodes that are rows of numbers from 0 on -> how many, where that depends on the input size."""
     sums: list[tuple[fx.Node, Poly]] = field(default_factory=list)
@@ -190,6 +192,17 @@ class Context:
         right = as_poly(right)
         if left is not right:  # mostly it is, and to describe a node takes longer than to compare
             self.equations.equate(left, right, self.where)
+
+    def settle(self) -> None:
+        """Decide what the equations leave open, when all are there. A factor of the batch that is no tensor's width by
+        itself is a number of groups, and stays."""
+        self.equations.retry()
+        dims = (self.equations.resolve(dim) for dims in self.tensors.values() for dim in dims)
+        widths = {monomial[0] for dim in dims for monomial in dim.terms if len(monomial) == 1}
+        for factor in map(self.equations.resolve, self.factors):
+            if widths.isdisjoint(factor.atoms()):
+                self.equations.freeze(factor, "the batch")
+        self.equations.settle()
 
     def quotient(self, poly: Poly, divisor: Poly | int) -> Poly:
         return self.equations.quotient(poly, as_poly(divisor), f"{self.node.name}/{divisor}", self.where)

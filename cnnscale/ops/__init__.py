@@ -15,7 +15,7 @@ from .products import linear
 from .reshaping import channel_shuffle, flatten
 from .sizes import integers
 from .table import RULES, operation_name, unknown
-from .windows import adaptive_pool, interpolate, pixel_shuffle, pixel_unshuffle, pool, pool_output
+from .windows import adaptive_pool, columns, fold, interpolate, pixel_shuffle, pixel_unshuffle, pool, pool_output
 
 __all__ = [
     "RULES",
@@ -23,11 +23,13 @@ __all__ = [
     "channel_axis",
     "channel_norm",
     "channel_shuffle",
+    "columns",
     "convolution",
     "cutting",
     "depthwise",
     "elementwise",
     "flatten",
+    "fold",
     "integers",
     "interpolate",
     "linear",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def view(ctx: Context, x: Sym, *sizes: Any, shape: Any = None) -> Sym:
     """Cut both shapes into the smallest runs of equal product; within a run the products are equal.
 
     1. A ``-1`` is the quotient; literals beside it stay.
-    2. The largest literal is the quotient; other literals stay.
+    2. One literal is the quotient, mostly the largest; other literals stay.
     3. Otherwise the products are equated.
     """
     wanted = flat(sizes) if shape is None else list(shape)
@@ -73,7 +74,7 @@ def _fill(ctx: Context, total: Poly, wanted: list[Any], now: list[int]) -> list[
     literals = _numbers(wanted)
     open_at = next((k for k, w in enumerate(wanted) if is_size(w) and today_of(w) == -1), None)
     if open_at is None and literals:
-        open_at = max(literals, key=lambda k: now[k])
+        open_at = _movable(ctx.equations.resolve(total), {k: now[k] for k in literals})
     dims = [as_poly(n if k == open_at else w) for k, (w, n) in enumerate(zip(wanted, now, strict=True))]
     if open_at is None:
         ctx.equate(total, product(dims))
@@ -83,6 +84,18 @@ def _fill(ctx: Context, total: Poly, wanted: list[Any], now: list[int]) -> list[
     if open_at in literals:
         ctx.literal(wanted[open_at], dims[open_at])
     return dims
+
+
+def _movable(total: Poly, literals: dict[int, int]) -> int:
+    """The place of the literal that is the quotient: with it, ``total`` is divided by the least number, not counting
+    what divides its coefficients. Mostly that is the largest; not beside the 9 of patches of 3 x 3."""
+    common, whole = math.gcd(*total.terms.values()), math.prod(literals.values())
+
+    def divisor(k: int) -> int:
+        others = whole // literals[k]
+        return others // math.gcd(common, others)
+
+    return min(literals, key=divisor)
 
 
 @rule("view_as", "reshape_as")

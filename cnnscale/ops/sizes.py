@@ -74,6 +74,7 @@ def _folded(ctx: Context, args: Sequence[Any]) -> tuple[Poly, Poly]:
     its groups: it follows them."""
     batch = ctx.tensors["input"][0]
     left, right = ((soft(ctx, a) if b == batch else as_poly(a)) for a, b in (args, args[::-1]))
+    ctx.factors += [factor for factor, other in ((left, right), (right, left)) if other == batch]
     return left, right
 
 

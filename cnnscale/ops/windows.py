@@ -25,6 +25,14 @@ def unfold(ctx: Context, x: Sym, *args: Any, **kwargs: Any) -> Sym:
     return columns(ctx, x, *args, **kwargs)
 
 
+@rule("fold")
+def fold(ctx: Context, input: Sym, output_size: Any, kernel_size: Any, *args: Any, **kwargs: Any) -> Sym:
+    """Columns as an image again, overlaps added."""
+    kernel = product(list(map(as_poly, spread(kernel_size, 2))))
+    sides = (as_poly(side) for side in spread(output_size, 2))
+    return Sym((input.shape[0], ctx.quotient(input.shape[1], kernel), *sides))
+
+
 def columns(ctx: Context, x: Sym, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Sym:
     """The patches of an image as columns: (N, C * kernel, patches)."""
     options = [spread(o, 2) for o in (kernel_size, stride, padding, dilation)]
