@@ -13,8 +13,10 @@ network costs. Every error derives from ``CnnScaleError``.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .budgets import Budget, Cost, Measurement
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
+    BudgetError,
     CnnScaleError,
     GrowthError,
     GrowthWarning,
@@ -26,8 +28,9 @@ from .errors import (
     UsageError,
     WidthError,
 )
-from .plans import Cost, Plan
+from .plans import Plan
 from .records import Scaling, Verification
+from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
 if TYPE_CHECKING:
     from .measuring import measure
@@ -36,18 +39,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEPTH",
     "EFFICIENTNET",
+    "EFFICIENTNET_V2",
+    "FAST",
+    "RESNET_RS",
+    "RESOLUTION",
+    "TINY",
+    "WIDTH",
+    "Budget",
+    "BudgetError",
     "CnnScaleError",
     "Coefficients",
     "Cost",
     "GrowthError",
     "GrowthWarning",
+    "Measurement",
     "ModelError",
     "Multipliers",
     "Plan",
     "PlanError",
     "RewriteError",
     "Scaling",
+    "Strategy",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",

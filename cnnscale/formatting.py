@@ -18,8 +18,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .benchmarking import Report, Row
+    from .budgets import Cost
     from .coefficients import Multipliers
-    from .plans import Cost, Fixed, Plan, Stage
+    from .plans import Fixed, Plan, Stage
     from .records import Scaling, Verification
 
 __all__ = [

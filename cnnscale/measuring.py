@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .budgets import Cost
 from .errors import ModelError
-from .plans import Cost
 from .tracing import SAME_SHAPE, example_input, is_leaf, meta_copy, user_frame
 
 __all__ = ["measure", "run_once"]

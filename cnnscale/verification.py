@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from .budgets import Cost
 from .errors import ModelError
 from .measuring import run_once
-from .plans import Cost, Plan
+from .plans import Plan
 from .records import Verification
 
 __all__ = ["check"]
@@ -35,6 +36,8 @@ def check(baseline: nn.Module, scaled: nn.Module, plan: Plan, *, changed: float,
         scaled=after,
         planned=plan.after,
         target_growth=plan.target_growth,
+        budget=plan.budget,
+        measured=plan.measured,
         formula_growth=plan.formula_growth,
         tolerance=tolerance,
         thop_growth=thop_growth,

@@ -19,10 +19,13 @@ PACKAGE = Path(__file__).parent.parent / "cnnscale"
 LAYERS = (
     "errors",
     "coefficients",
+    "strategies",
+    "budgets",
     "rounding",
     "patterns",
     "formatting",
     "plans",
+    "requests",
     "records",
     "symbolic",
     "equations",
@@ -65,18 +68,29 @@ PURE = (*LAYERS[: LAYERS.index("tracing")], "derivation", "fitting")
 PRINTS = ("cli",)
 
 PUBLIC = [
+    "DEPTH",
     "EFFICIENTNET",
+    "EFFICIENTNET_V2",
+    "FAST",
+    "RESNET_RS",
+    "RESOLUTION",
+    "TINY",
+    "WIDTH",
+    "Budget",
+    "BudgetError",
     "CnnScaleError",
     "Coefficients",
     "Cost",
     "GrowthError",
     "GrowthWarning",
+    "Measurement",
     "ModelError",
     "Multipliers",
     "Plan",
     "PlanError",
     "RewriteError",
     "Scaling",
+    "Strategy",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
@@ -94,8 +108,13 @@ FAMILIES = re.compile(
     r"mobilenet|nfnet|regnet|repvgg|res2net|resnest|resnet|resnext|shufflenet|squeezenet|tinynet|vgg\d|\bxception",
     re.IGNORECASE,
 )
-# The paper's coefficients carry its network's name, and the command line's help gives examples.
-FAMILIES_ALLOWED = {"EFFICIENTNET", '"EFFICIENTNET"'}
+# Strategies carry the names of the networks that they come from, and the command line's help gives examples.
+STRATEGY_NAMES = ("EFFICIENTNET", "EFFICIENTNET_V2", "RESNET_RS")
+FAMILIES_ALLOWED = {
+    *STRATEGY_NAMES,
+    *(f'"{name}"' for name in STRATEGY_NAMES),
+    *(f'"{name.lower().replace("_", "-")}"' for name in STRATEGY_NAMES),
+}
 NAMES_MODELS = ("cli",)
 
 
