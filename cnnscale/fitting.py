@@ -32,6 +32,7 @@ _WIDTHS = 6  # width exponents tried between the one found and phi
 _DEPTHS = 4  # depth exponents tried below the one found, where the widths do not move
 _CHANGED = 0.95  # share of the weights that should move
 _CLOSING = 0.03  # how far an image that the strategy leaves alone may grow or shrink to close a gap
+_UNSEEN = 2  # pixels that strides may round away
 _STILL = 0.15  # the detour, in log units, that this is worth
 
 Sides = tuple[int, ...]
@@ -227,7 +228,9 @@ def _pixels(space: Space, depth: float, width: float, rest: float, target: float
         options = [s for s in options if abs(max(s) - longest) <= room]
     if uneven:
         options += [(*s[:-1], s[-1] + step) for s in options for step in (-1, 1) if s[-1] + step > 0]
-    best = min(options, key=lambda s: (_distance(growth.at(s), target), abs(max(s) - max(formula)), s))
+    best = min(options, key=lambda s: (_distance(growth.at(s), target), s))
+    if growth.at(best) == growth.at(formula) and max(formula) - max(best) > _UNSEEN:
+        best = formula  # the binding limit does not depend on the image
     at = growth.at(best)
     detour = space.apart("width", width, rest) + abs(math.log(max(best) / max(formula)))
     return Candidate(depth, width, best, at, detour)
