@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from .budgets import Budget
 from .coefficients import Coefficients, Multipliers
 from .errors import UsageError
-from .plans import Options
+from .plans import Options, Plan
 from .strategies import Curve, Strategy, traits
 
-__all__ = ["DepthRounding", "Factor", "Request", "are_sides", "is_a", "request"]
+__all__ = ["DepthRounding", "Factor", "Request", "are_sides", "is_a", "moves_widths", "request"]
 
 DepthRounding: TypeAlias = Literal["ceil", "round", "floor"]
 Factor: TypeAlias = "float | Mapping[str, float] | None"
@@ -50,6 +50,15 @@ class Request:
             return self.budget
         assert self.phi is not None
         return Budget(growth=2.0**self.phi)
+
+
+def moves_widths(asked: Request | Plan) -> bool:
+    """Whether any width is to move; the same for a request and the plan that was made of it."""
+    if asked.options.width:
+        return True
+    if asked.budget is not None:
+        return asked.coefficients.at(1).width != 1
+    return (asked.multipliers if asked.phi is None else asked.coefficients.at(asked.phi)).width != 1
 
 
 def request(

@@ -23,7 +23,7 @@ from .planning import Planner
 from .plans import Plan
 from .reading import analyse, fingerprint
 from .records import Scaling, Verification
-from .requests import DepthRounding, Factor, are_sides, is_a, request
+from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
 from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
 from .surgery import Origin
@@ -126,7 +126,7 @@ def scale(
         pin_depth=pin_depth,
         derive=derive,
     )
-    analysis = _analysis(model, input_size)
+    analysis = _analysis(model, input_size, asked)
     planner = Planner(analysis, asked.options)
     made = planner.plan(asked)
     result, record = _carry_out(model, analysis, planner, made, weights, seed)
@@ -179,7 +179,7 @@ def plan(
         pin_depth=pin_depth,
         derive=derive,
     )
-    return Planner(_analysis(model, input_size), asked.options).plan(asked)
+    return Planner(_analysis(model, input_size, asked), asked.options).plan(asked)
 
 
 def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int | None = None) -> nn.Module:
@@ -194,7 +194,7 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
             f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
             "make a new plan for this model"
         )
-    analysis = analyse(model, plan.baseline_size)
+    analysis = analyse(model, plan.baseline_size, _pinned_apart(plan))
     planner = Planner(analysis, plan.options)
     result, _ = _carry_out(model, analysis, planner, plan, weights, seed)
     return result
@@ -224,7 +224,7 @@ def _checked_weights(weights: str, seed: int | None) -> None:
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(model: nn.Module, input_size: tuple[int, ...] | None) -> Analysis:
+def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
     if not isinstance(model, nn.Module):
         raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
     if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
@@ -232,7 +232,12 @@ def _analysis(model: nn.Module, input_size: tuple[int, ...] | None) -> Analysis:
     size = _own_input_size(model) if input_size is None else input_size
     if not are_sides(size):
         raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(model, tuple(size))
+    return analyse(model, tuple(size), _pinned_apart(asked))
+
+
+def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
+    """The pins that set widths apart from others: where no width moves, none do."""
+    return asked.options.pin if moves_widths(asked) else ()
 
 
 def _own_input_size(model: nn.Module) -> tuple[int, ...]:
