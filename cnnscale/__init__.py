@@ -28,13 +28,14 @@ from .errors import (
     UsageError,
     WidthError,
 )
-from .plans import Plan
+from .plans import Family, Plan
+from .publications import Published, published
 from .records import Scaling, Verification
 from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
 if TYPE_CHECKING:
     from .measuring import measure
-    from .scaling import apply, plan, scale, verify
+    from .scaling import apply, family, plan, scale, verify
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Family",
     "GrowthError",
     "GrowthWarning",
     "Measurement",
@@ -59,6 +61,7 @@ __all__ = [
     "Multipliers",
     "Plan",
     "PlanError",
+    "Published",
     "RewriteError",
     "Scaling",
     "Strategy",
@@ -68,13 +71,15 @@ __all__ = [
     "Verification",
     "WidthError",
     "apply",
+    "family",
     "measure",
     "plan",
+    "published",
     "scale",
     "verify",
 ]
 
-_WITH_TORCH = {"measure": "measuring", "apply": "scaling", "plan": "scaling", "scale": "scaling", "verify": "scaling"}
+_WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
 
 
 def __getattr__(name: str) -> Any:

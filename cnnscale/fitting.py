@@ -148,13 +148,21 @@ def _miss(candidate: Candidate, target: float) -> float:
 
 
 def _candidates(space: Space, phi: float, target: float) -> Iterator[Candidate]:
-    low, high = (0.0, phi + _BEYOND) if phi >= 0 else (phi - 4 * _BEYOND, 0.0)
+    low, high = (0.0, _beyond(space, phi, target)) if phi >= 0 else (phi - 4 * _BEYOND, 0.0)
     crossing = _bisect(lambda t: space.growth(t, t).at(space.sides(t)), target, low, high)
     for depth in dict.fromkeys((crossing, crossing - 1e-4)):
         rest = _bisect(lambda t, d=depth: space.growth(d, t).at(space.sides(t)), target, low, high)  # type: ignore[misc]
         widths = [rest, rest - 1e-4, *(rest + (phi - rest) * i / _WIDTHS for i in range(1, _WIDTHS + 1))]
         for width in widths:
             yield _pixels(space, depth, width, rest, target)
+
+
+def _beyond(space: Space, phi: float, target: float) -> float:
+    """How far to look: a little beyond phi, or farther where a cap on one dimension leaves more to the others."""
+    high = phi + _BEYOND
+    while high < REACH and space.growth(high, high).at(space.sides(high)) < target:
+        high += _BEYOND
+    return high
 
 
 def _wider(space: Space, phi: float, target: float, tried: list[Candidate]) -> list[Candidate]:

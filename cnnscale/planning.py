@@ -274,8 +274,6 @@ class Planner:
         raise UsageError(f"image_size {request.sides} has {len(request.sides)} sides, the model's input {rank}")
 
     def _fitted(self, request: Request) -> Draft:
-        if request.phi == 0 and request.sides is None:
-            return self.draft(request.multipliers)
         curve, limits = request.coefficients, request.aim.counted(self.baseline)
         by_numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], Growth] = {}
 
@@ -297,6 +295,8 @@ class Planner:
             fixed=request.sides is not None or not self._has_resolution,
         )
         phi = self._expected(space, limits) if request.phi is None else request.phi
+        if phi == 0 and request.sides is None:
+            return self.draft(Multipliers())
         best = fit(space, phi, 1.0)
         multipliers = Multipliers(
             depth=curve.at(best.depth).depth,
@@ -396,6 +396,7 @@ class Planner:
             block=" + ".join(type(module).__name__ for module in modules),
             repeats=stage.repeats,
             new_repeats=draft.repeats[number],
+            wanted=None if number in self.held else stage.repeats * self.depths(draft.multipliers.depth)[number],
             width=channels.at(dict(self._baseline_values)) if channels is not None else 0,
             new_width=channels.at(draft.values) if channels is not None else 0,
             sides=tuple(side.at(dict(self._baseline_values)) for side in sides),

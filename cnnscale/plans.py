@@ -7,6 +7,7 @@ It goes to JSON and back without loss.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .budgets import Budget, Cost, Measurement
 from .coefficients import Coefficients, Multipliers
 from .errors import PlanError
-from .formatting import format_plan
+from .formatting import format_family, format_plan
 from .strategies import Strategy
 
-__all__ = ["PLAN_VERSION", "Cost", "Fixed", "Options", "Plan", "Stage", "Width"]
+__all__ = ["PLAN_VERSION", "Cost", "Family", "Fixed", "Options", "Plan", "Stage", "Width"]
 
 PLAN_VERSION: Final = 1
 
@@ -36,6 +37,8 @@ class Stage(_Record):
     """Class name of the block that is repeated (the last of the stage)."""
     repeats: int
     new_repeats: int
+    wanted: float | None = None
+    """Repeats before rounding; None where they were not to change."""
     width: int
     """Output channels of the stage in the baseline."""
     new_width: int
@@ -188,3 +191,26 @@ class Plan(_Record):
                 f"{where} is not a plan of version {PLAN_VERSION}: {field}: {first['msg']}; "
                 "make it again with `python -m cnnscale plan MODEL --json`"
             ) from error
+
+
+class Family(_Record):
+    """Plans for one model, side by side; made by :func:`cnnscale.family`. It has a length, and is indexed and iterated
+    like a tuple of them."""
+
+    plans: tuple[Plan, ...] = Field(min_length=1)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, index: int) -> Plan:
+        return self.plans[index]
+
+    def __iter__(self) -> Iterator[Plan]:  # type: ignore[override]  # pydantic's own gives (field, value) pairs
+        return iter(self.plans)
+
+    def __str__(self) -> str:
+        return format_family(self)
+
+    def to_json(self) -> str:
+        """The plans as one JSON document."""
+        return self.model_dump_json(indent=2) + "\n"

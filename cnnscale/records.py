@@ -62,10 +62,15 @@ class Verification:
         return aim.loads(self.baseline, self.scaled, self.measured) if aim is not None else {}
 
     @property
-    def ok(self) -> bool:
-        """Whether the cost is as planned and, where there is a target, the binding limit met within tolerance."""
+    def on_target(self) -> bool:
+        """Whether the binding limit, where there is any, is met within tolerance."""
         loads = self.loads
-        return self.as_planned and (not loads or abs(max(loads.values()) - 1) <= self.tolerance)
+        return not loads or abs(max(loads.values()) - 1) <= self.tolerance
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cost is as planned, and on target."""
+        return self.as_planned and self.on_target
 
 
 @dataclass(frozen=True, kw_only=True)

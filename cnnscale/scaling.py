@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageEr
 from .formatting import failure_of
 from .initialization import Weights, initialize
 from .planning import Planner
-from .plans import Plan
+from .plans import Family, Plan
 from .reading import analyse, fingerprint
 from .records import Scaling, Verification
 from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
@@ -30,7 +30,7 @@ from .surgery import Origin
 from .symbolic import Values
 from .verification import check
 
-__all__ = ["apply", "plan", "scale", "verify"]
+__all__ = ["apply", "family", "plan", "scale", "verify"]
 
 
 def scale(
@@ -180,6 +180,18 @@ def plan(
         derive=derive,
     )
     return Planner(_analysis(model, input_size, asked), asked.options).plan(asked)
+
+
+def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping: Any) -> Family:
+    """The plans for several phi, side by side; ``shaping`` are further keywords of :func:`plan`.
+
+    Raises:
+        UsageError: no phi is given; and everything that :func:`plan` raises.
+    """
+    plans = tuple(plan(model, phi, **shaping) for phi in phis)
+    if not plans:
+        raise UsageError("a family needs one phi at least")
+    return Family(plans=plans)
 
 
 def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int | None = None) -> nn.Module:

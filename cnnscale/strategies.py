@@ -79,7 +79,8 @@ class Strategy:
         """The growth of the cost s, shared out among depth, width and resolution (a missing share is 0).
 
         With S = d + w + r: depth = s^(d/S), width = s^(w/2S), resolution = s^(r/2S). The weightings of Dollar, Singh,
-        Girshick, Fast and Accurate Model Scaling (arXiv 2103.06877), as in pycls ``models/scaler.py``.
+        Girshick, Fast and Accurate Model Scaling (arXiv 2103.06877), as in pycls ``models/scaler.py``, which rounds
+        repeats to the nearest.
 
         Raises:
             UsageError: a share is negative, or all are 0.
@@ -89,7 +90,7 @@ class Strategy:
             raise UsageError(f"shares must be at least 0 and not all 0, got {shares}")
         total = d + w + r
         point = Multipliers(depth=2 ** (d / total), width=2 ** (w / total / 2), resolution=2 ** (r / total / 2))
-        return cls(points=(point,))
+        return cls(points=(point,), depth_rounding="round")
 
     def at(self, phi: float) -> Multipliers:
         """The multipliers whose formula growth is 2 ** phi; negative phi shrinks."""

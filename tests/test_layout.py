@@ -21,6 +21,7 @@ LAYERS = (
     "coefficients",
     "strategies",
     "budgets",
+    "publications",
     "rounding",
     "patterns",
     "formatting",
@@ -85,6 +86,7 @@ PUBLIC = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Family",
     "GrowthError",
     "GrowthWarning",
     "Measurement",
@@ -92,6 +94,7 @@ PUBLIC = [
     "Multipliers",
     "Plan",
     "PlanError",
+    "Published",
     "RewriteError",
     "Scaling",
     "Strategy",
@@ -101,8 +104,10 @@ PUBLIC = [
     "Verification",
     "WidthError",
     "apply",
+    "family",
     "measure",
     "plan",
+    "published",
     "scale",
     "verify",
 ]
@@ -119,7 +124,7 @@ FAMILIES_ALLOWED = {
     *(f'"{name}"' for name in STRATEGY_NAMES),
     *(f'"{name.lower().replace("_", "-")}"' for name in STRATEGY_NAMES),
 }
-NAMES_MODELS = ("cli",)
+NAMES_MODELS = ("cli", "publications")
 
 
 def modules() -> list[Path]:
