@@ -75,6 +75,12 @@ class _Goal:
     params: Annotated[str | None, _budget("Instead of phi: 25M.", metavar="N")] = None
     activations: Annotated[str | None, _budget("Of one image, instead of phi.", metavar="N")] = None
     growth: Annotated[float | None, _budget("Of MACs, instead of phi: 3 is thrice the baseline's.")] = None
+    latency_ms: Annotated[float | None, _budget("Of one batch, measured here: builds and times networks.")] = None
+    peak_memory: Annotated[str | None, _budget("Of one batch, in bytes, measured likewise: 2G.", metavar="N")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], _budget("Of measured budgets; auto: cuda if there is one.")] = (
+        "auto"
+    )
+    batch_size: Annotated[int, _budget("Images of a batch in measured budgets.")] = 1
     depth: Annotated[list[str], _grow("Multiplier, instead of phi; REGEX=F for single stages.", metavar="F")] = field(
         default_factory=list
     )
@@ -87,7 +93,9 @@ class _Goal:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
         budgets = {name: _amount(f"--{name}", getattr(self, name)) for name in ("macs", "params", "activations")}
         factors = {name: _factors(f"--{name}", getattr(self, name)) for name in ("depth", "width")}
-        return {"growth": self.growth, "resolution": self.resolution, **budgets, **factors}
+        measured = {name: getattr(self, name) for name in ("latency_ms", "device", "batch_size")}
+        measured["peak_memory_bytes"] = _amount("--peak-memory", self.peak_memory)
+        return {"growth": self.growth, "resolution": self.resolution, **budgets, **measured, **factors}
 
 
 @dataclass(frozen=True)
@@ -429,8 +437,9 @@ def verify(
 @_command("bench resnet18 --phi 0 1 2", "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json")
 def bench(model: _Model, timing: _Bench, shaping: _Shaping, as_json: _Json = False) -> None:
     """Time the baseline and scaled variants. Each is verified first; one that fails is not timed."""
-    from .benchmarking import Report, Row, Settings, bench_rows, environment, phi_variants
+    from .benchmarking import Report, Row, bench_rows, environment, phi_variants
     from .loading import load
+    from .timing import Settings
 
     settings = Settings(**{name: value for name, value in vars(timing).items() if name != "phi"})
     loaded = load(model)

@@ -115,7 +115,12 @@ def _missed(verification: Verification) -> str | None:
         return f"{growth}, {verification.growth / target - 1:+.1%} {tolerance}"
     binding, load = max(verification.loads.items(), key=lambda item: item[1])
     limit = _limit_text(binding, load, verification.scaled, verification.measured)
-    return f"the budget is missed: {limit}, {load - 1:+.1%} {tolerance}; no plan comes nearer with these rounding rules"
+    why = (
+        "no plan comes nearer with these rounding rules"
+        if verification.measured is None or not hasattr(verification.measured, binding)
+        else "the last of several measurements: other work on the machine moves them"
+    )
+    return f"the budget is missed: {limit}, {load - 1:+.1%} {tolerance}; {why}"
 
 
 def plan_view(plan: Plan) -> Group:

@@ -7,18 +7,19 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from .analysis import Analysis
-from .budgets import Budget
+from .budgets import Budget, Measurement
 from .coefficients import EFFICIENTNET
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
 from .formatting import failure_of
 from .initialization import Weights, initialize
+from .limits import meet
 from .planning import Planner
 from .plans import Family, Plan
 from .reading import analyse, fingerprint
@@ -28,8 +29,10 @@ from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
 from .surgery import Origin
 from .symbolic import Values
+from .timing import DTYPES, Settings, device_name, time_model
 from .verification import check
 
+_TIMED_S, _RUN_S = 1.0, 0.05  # seconds of measurement, where the time counts and where only memory does
 __all__ = ["apply", "family", "plan", "scale", "verify"]
 
 
@@ -45,6 +48,10 @@ def scale(
     params: float | None = None,
     activations: float | None = None,
     growth: float | None = None,
+    latency_ms: float | None = None,
+    peak_memory_bytes: float | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
     coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
@@ -80,12 +87,18 @@ def scale(
         params: budget of parameters.
         activations: budget of the convolutions' output elements, of one image.
         growth: budget of MACs as a multiple of the baseline's; 2 is phi = 1.
+        latency_ms: budget of the median time of one batch, in milliseconds, measured on this machine. Some networks
+            are built and timed on the way; the result is measured again (``plan.measured``).
+        peak_memory_bytes: budget of what torch holds during a forward pass of one batch, measured likewise.
+        device: where a measured budget is measured: ``cpu``, ``cuda``, or ``auto``, which is cuda where there is one.
+        batch_size: images of one batch of a measured budget.
         coefficients: the proportion in which depth, width and resolution grow: a strategy of
             :mod:`cnnscale.strategies`, or coefficients alpha, beta and gamma.
         input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224).
         fit: move along the compound direction until the measured MACs are within ``tolerance`` of 2 ** phi. True by
             default with phi; False is the paper's bare formula.
-        tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a budget.
+        tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a counted
+            budget, 0.05 with a measured one.
         strict: raise :class:`GrowthError` where the growth is out of tolerance, instead of a :class:`GrowthWarning`.
         divisor: widths are rounded to multiples of it.
         round_limit: a rounded width is never below this fraction of the width wanted; 0 turns that off.
@@ -113,7 +126,14 @@ def scale(
         width=width,
         resolution=resolution,
         image_size=image_size,
-        budget=Budget(macs=macs, params=params, activations=activations, growth=growth),
+        budget=Budget(
+            macs=macs,
+            params=params,
+            activations=activations,
+            growth=growth,
+            latency_ms=latency_ms,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
         coefficients=coefficients,
         fit=fit,
         tolerance=tolerance,
@@ -128,7 +148,7 @@ def scale(
     )
     analysis = _analysis(model, input_size, asked)
     planner = Planner(analysis, asked.options)
-    made = planner.plan(asked)
+    made = _planned(model, analysis, planner, asked, device, batch_size)
     result, record = _carry_out(model, analysis, planner, made, weights, seed)
     _judge(record.verification, strict)
     return result
@@ -146,6 +166,10 @@ def plan(
     params: float | None = None,
     activations: float | None = None,
     growth: float | None = None,
+    latency_ms: float | None = None,
+    peak_memory_bytes: float | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
     coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
@@ -159,14 +183,24 @@ def plan(
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan that :func:`scale` would carry out, with the same arguments and errors; nothing is built."""
+    """The plan that :func:`scale` would carry out, with the same arguments and errors.
+
+    Nothing is built, save for a measured budget.
+    """
     asked = request(
         phi=phi,
         depth=depth,
         width=width,
         resolution=resolution,
         image_size=image_size,
-        budget=Budget(macs=macs, params=params, activations=activations, growth=growth),
+        budget=Budget(
+            macs=macs,
+            params=params,
+            activations=activations,
+            growth=growth,
+            latency_ms=latency_ms,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
         coefficients=coefficients,
         fit=fit,
         tolerance=tolerance,
@@ -179,7 +213,8 @@ def plan(
         pin_depth=pin_depth,
         derive=derive,
     )
-    return Planner(_analysis(model, input_size, asked), asked.options).plan(asked)
+    analysis = _analysis(model, input_size, asked)
+    return _planned(model, analysis, Planner(analysis, asked.options), asked, device, batch_size)
 
 
 def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping: Any) -> Family:
@@ -266,6 +301,49 @@ def _own_input_size(model: nn.Module) -> tuple[int, ...]:
     if first is None:
         return (3, 224, 224)
     return (first.in_channels, *(224,) * len(first.kernel_size))
+
+
+def _planned(
+    model: nn.Module, analysis: Analysis, planner: Planner, asked: Request, device: str, batch_size: int
+) -> Plan:
+    """The plan; where the budget has to be measured, the networks on the way are built and timed."""
+    budget = asked.budget
+    if budget is None or not budget.measured:
+        return planner.plan(asked)
+    settings = _settings(model, budget, device, batch_size)
+
+    def plan_for(counted: Budget) -> Plan:
+        return planner.plan(dataclasses.replace(asked, budget=counted))
+
+    def measured(made: Plan) -> Measurement:
+        built, record = _carry_out(model, analysis, planner, made, "fresh", 0)
+        timing, used = time_model(built, record.input_size, settings), settings.torch_device
+        return Measurement(
+            latency_ms=timing.latency_ms,
+            iqr_ms=timing.iqr_ms,
+            runs=timing.runs,
+            peak_memory_bytes=timing.peak_memory_bytes,
+            batch_size=batch_size,
+            device=used.type,
+            device_name=device_name(used),
+        )
+
+    return meet(plan_for, measured, budget, tolerance=asked.options.tolerance)
+
+
+def _settings(model: nn.Module, budget: Budget, device: str, batch_size: int) -> Settings:
+    """How a measured budget is measured: in the model's own dtype."""
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise UsageError("a measured budget needs a model that can run; this one is on the meta device")
+    kinds = {name for name, dtype in DTYPES.items() if any(p.dtype == dtype for p in model.parameters())}
+    if len(kinds) != 1:
+        raise UsageError(f"a measured budget needs a model of one dtype out of {', '.join(DTYPES)}; convert it first")
+    return Settings(
+        batch_size=batch_size,
+        device=cast("Any", device),
+        dtype=cast("Any", kinds.pop()),
+        min_time_s=_TIMED_S if budget.latency_ms is not None else _RUN_S,
+    )
 
 
 @dataclass(frozen=True)

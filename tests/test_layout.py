@@ -59,6 +59,8 @@ LAYERS = (
     "rewriting",
     "initialization",
     "measuring",
+    "timing",
+    "limits",
     "verification",
     "scaling",
     "loading",
