@@ -120,6 +120,7 @@ class _Shaping:
     pin: Annotated[list[str], _round("Regex of modules whose width stays.")] = field(default_factory=list)
     pin_depth: Annotated[list[str], _round("Regex of stages whose repeats stay.")] = field(default_factory=list)
     derive: Annotated[list[str], _round("REGEX=RULE for inner widths.")] = field(default_factory=list)
+    submodule: Annotated[str | None, _round("Scale this module inside; the rest stays.", metavar="PATH")] = None
 
     def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
@@ -128,6 +129,7 @@ class _Shaping:
         strategy = values.pop("strategy")
         size = _pixels("--input-size", self.input_size, forms="CxHxW")
         image = _pixels("--image-size", self.image_size, forms="HxW")
+        declared_size = None if self.submodule else declared_size  # that is the whole's
         return values | {
             "coefficients": _curve(strategy, {name: base for name, base in bases.items() if base is not None}),
             "image_size": image and (image[0], image[-1]),
@@ -439,11 +441,16 @@ def bench(model: _Model, timing: _Bench, shaping: _Shaping, as_json: _Json = Fal
     """Time the baseline and scaled variants. Each is verified first; one that fails is not timed."""
     from .benchmarking import Report, Row, bench_rows, environment, phi_variants
     from .loading import load
+    from .parts import part_of
     from .timing import Settings
 
     settings = Settings(**{name: value for name, value in vars(timing).items() if name != "phi"})
     loaded = load(model)
-    variants = phi_variants(loaded.model, timing.phi, **shaping.keywords(loaded.input_size))
+    keywords = shaping.keywords(loaded.input_size)
+    part = part_of(loaded.model, keywords.pop("submodule"))  # of a submodule, the time is its own
+    variants = phi_variants(
+        part.module, timing.phi, **keywords | {"input_size": keywords["input_size"] or part.input_size}
+    )
     rows: tuple[Row, ...] = ()
     interrupted = False
     with _stderr().status("") as status:  # shows nothing where stderr is no terminal

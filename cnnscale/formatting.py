@@ -282,7 +282,8 @@ def aim_text(plan: Plan) -> str:
 
 def _heading(plan: Plan) -> Text:
     sizes = f"input {size_text(plan.baseline_size)} -> {size_text(plan.input_size)}"
-    return Text.assemble((plan.model, "bold"), f", {aim_text(plan)}, {sizes}")
+    part = f" at {plan.options.submodule!r}" if plan.options.submodule else ""
+    return Text.assemble((plan.model, "bold"), f"{part}, {aim_text(plan)}, {sizes}")
 
 
 def _direction_lines(plan: Plan) -> list[RenderableType]:
