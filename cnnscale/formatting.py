@@ -308,11 +308,17 @@ def _multipliers_text(multipliers: Multipliers) -> str:
 def _repeats_table(stages: tuple[Stage, ...]) -> Table:
     table = _table("stage", "block", "now", "wanted", "got", "note", left=("stage", "block", "note"))
     for stage in stages:
-        wanted = "-" if stage.wanted is None else f"{stage.wanted:.2f}"
+        wanted = "-" if stage.wanted is None else _not_rounded_down(stage.wanted)
         table.add_row(
             *map(_cell, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
         )
     return table
+
+
+def _not_rounded_down(value: float) -> str:
+    """Two decimals, and a plus where they hide that it is above a whole number, which ceil would show."""
+    text = f"{value:.2f}"
+    return f"{text}+" if value > float(text) and float(text).is_integer() else text
 
 
 def _widths_table(plan: Plan) -> Table:
