@@ -18,7 +18,7 @@ from .layers import layer_rule
 from .ops import RULES, integers, operation_name, unknown
 from .shapes import Comparison, Context, Lit, Sym, constant, hints, symbolic_tensors
 from .sources import Source
-from .symbolic import as_poly
+from .symbolic import Poly, as_poly
 from .tracing import BATCH, Trace, parametrization
 
 __all__ = ["Override", "infer"]
@@ -44,6 +44,11 @@ def infer(
         if isinstance(condition, Comparison):
             ctx.node = node
             ctx.decide(condition, truth)
+    for node in trace.numbers:
+        number = env.get(node)
+        if isinstance(number, Poly) and not ctx.is_channel(number):
+            ctx.node = node
+            ctx.equate(number, number.hint)
     return env
 
 

@@ -108,7 +108,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Split:
-    """A literal that cuts a channel dimension: ``part`` of ``whole``."""
+    """A literal that cuts a channel dimension, ``part`` of ``whole``; or that is put beside it."""
 
     part: Poly
     whole: Poly
@@ -137,6 +137,7 @@ class Context:
     places: dict[Place, Poly] = field(default_factory=dict)
     """Attributes of the model's own modules that are numbers of channels."""
     splits: list[Split] = field(default_factory=list)
+    pads: list[Split] = field(default_factory=list)
     contractions: list[tuple[fx.Node, Poly]] = field(default_factory=list)
     """Products of two tensors: (node, the dimension that they are summed over)."""
     reaches: dict[str, tuple[Poly, list[Poly]]] = field(default_factory=dict)

@@ -113,6 +113,8 @@ class Trace:
     calls: tuple[Call, ...]
     decisions: dict[fx.Node, bool]
     """Nodes by whose truth Python chose its way, and how it was."""
+    numbers: tuple[fx.Node, ...]
+    """Nodes that are integers and that Python took for what they were: to count a loop, say."""
     left_out: tuple[str, ...]
     """Names of the optional inputs: arguments of ``forward`` whose default is None."""
     input_size: tuple[int, ...]
@@ -149,7 +151,8 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
             raise _failure(module, tracer, error, input_size) from error
     nodes = tuple(graph.nodes)
     left_out = tuple(str(n.target) for n in nodes[1:] if n.op == "placeholder" and n.args == (None,))
-    return Trace(module, graph, nodes, tuple(tracer.calls), tracer.decisions, left_out, input_size)
+    numbers = tuple(dict.fromkeys(tracer.numbers))
+    return Trace(module, graph, nodes, tuple(tracer.calls), tracer.decisions, numbers, left_out, input_size)
 
 
 def parametrization(layer: nn.Module, name: str) -> fx.Graph:
@@ -232,10 +235,16 @@ class _Value(fx.Proxy):
         return answer
 
     def __int__(self) -> int:
-        return int(self.value)
+        return int(self._number())
 
     def __index__(self) -> int:
-        return operator.index(self.value)
+        return operator.index(self._number())
+
+    def _number(self) -> Any:
+        """The value, which Python goes on with by itself: a size then stands for what it is today."""
+        if isinstance(self.tracer, _Tracer) and type(self.value) is int:
+            self.tracer.numbers.append(self.node)
+        return self.value
 
     def __float__(self) -> float:
         return float(self.value)
@@ -275,6 +284,7 @@ class _Tracer(fx.Tracer):
         self.evaluating = False
         self.calls: list[Call] = []
         self.decisions: dict[fx.Node, bool] = {}
+        self.numbers: list[fx.Node] = []
         self.last: fx.Node | None = None
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:

@@ -50,7 +50,7 @@ class Group:
     derived: Derived | None = None
     base: Poly | None = None
     whole: Poly | None = None
-    """For a literal that cuts channels: what it cuts."""
+    """For a literal that cuts channels, or pads them: the channels."""
 
     @property
     def width(self) -> int:
@@ -78,6 +78,7 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
     scalable = {a for poly in producers.values() for a in poly.atoms() if a.is_width}
     cuts = {a: s for s in analysis.ctx.splits for a in resolve(s.part).atoms() if a.is_width}
     scalable |= set(cuts)
+    wholes = {a: s for s in analysis.ctx.pads for a in resolve(s.part).atoms() if a.is_width} | cuts
     layers: dict[Atom, list[tuple[str, int]]] = defaultdict(list)
     for path, poly in producers.items():
         single = poly.single()
@@ -94,10 +95,22 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
         name = analysis.baseline_path(own[0][0]) if own else atom.name
         derived, base = rules.get(atom, (None, None))
         unit = math.gcd(*(unit for _, unit in own)) if own else units.get(atom, 1)
-        whole = resolve(cuts[atom].whole) if atom in cuts and not own else None
+        whole = resolve(wholes[atom].whole) if atom in wholes and not own else None
         whole = None if whole is None or atom in set(whole.atoms()) else whole
         found.append(Group(atom, name, tuple(path for path, _ in own), unit, derived, base, whole))
-    return found
+    return _ordered(found)
+
+
+def _ordered(found: list[Group]) -> list[Group]:
+    """The groups, each behind the widths of the whole that it is in proportion to."""
+    waiting, ordered, open_ = found, [], {group.atom for group in found}
+    while waiting:
+        ready = [g for g in waiting if g.whole is None or open_.isdisjoint(g.whole.atoms())] or waiting
+        first = ready[0]
+        ordered.append(first)
+        open_.remove(first.atom)
+        waiting = [group for group in waiting if group is not first]
+    return ordered
 
 
 def _units_of_tensors(analysis: Analysis) -> dict[Atom, int]:
@@ -160,7 +173,8 @@ def _choice(group: Group, width: float, values: Values, divisor: int, round_limi
     if group.whole is not None:
         whole = group.whole.at(values)
         wanted = whole * now / group.whole.hint
-        return Choice(group, min(max(1, int(wanted)), max(1, whole - 1)), wanted, "in proportion to what it cuts")
+        most = max(1, whole - 1) if now < group.whole.hint else int(wanted)
+        return Choice(group, min(max(1, int(wanted)), most), wanted, "in proportion to what it cuts or pads")
     wanted = unit * now * width
     if width == 1:
         return Choice(group, now, wanted, "unchanged")

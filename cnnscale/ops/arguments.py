@@ -45,7 +45,7 @@ def replaced(x: Sym, dim: int, size: Poly) -> Sym:
 
 def soft(ctx: Context, value: Any) -> Poly:
     """A literal beside channels: it stays unless a channel forces it."""
-    if not isinstance(value, Lit) or value == 0:
+    if not isinstance(value, Lit) or value < 2:
         return as_poly(value)
     return ctx.literal(value, ctx.equations.atom(f"{ctx.node.name}:{int(value)}", int(value), is_width=True))
 

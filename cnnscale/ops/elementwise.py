@@ -10,7 +10,7 @@ import torch
 from cnnscale.shapes import Context, Sym, broadcast, constant, is_size, symbolic_tensors
 from cnnscale.symbolic import Poly, as_poly
 
-from .arguments import channel_axis, flat
+from .arguments import channel_axis, flat, soft
 from .table import rule
 
 __all__ = ["elementwise"]
@@ -71,7 +71,7 @@ def meshgrid(ctx: Context, *tensors: Any, **kwargs: Any) -> Any:
 @rule("new_empty", "new_zeros", "new_ones", "new_full", "empty", "zeros", "ones", "rand", "randn", "full")
 def made(ctx: Context, *args: Any, **kwargs: Any) -> Sym:
     sizes = args[1:] if isinstance(args[0], Sym) else args
-    return Sym(tuple(as_poly(s) for s in (sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes)))
+    return Sym(tuple(soft(ctx, s) for s in (sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes)))
 
 
 _REDUCTIONS = """

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cnnscale.shapes import Context, Lit, Sym, broadcast, is_size
+from cnnscale.shapes import Context, Lit, Split, Sym, broadcast, is_size
 from cnnscale.symbolic import Poly, as_poly, product
 
 from .arguments import flat, replaced, soft, today_of
@@ -127,7 +127,9 @@ def expand(ctx: Context, x: Sym, *sizes: Any) -> Sym:
 def repeat(ctx: Context, x: Sym, *sizes: Any) -> Sym:
     times = flat(sizes)
     old = [as_poly(1)] * (len(times) - len(x.shape)) + list(x.shape)
-    return Sym(tuple(dim * as_poly(n) for dim, n in zip(old, times, strict=True)))
+    return Sym(
+        tuple(soft(ctx, n) if dim.constant == 1 else dim * as_poly(n) for dim, n in zip(old, times, strict=True))
+    )
 
 
 @rule("repeat_interleave")
@@ -208,6 +210,7 @@ def pad(ctx: Context, x: Sym, pad: Sequence[Any], mode: str = "constant", value:
         low, high = pad[k], pad[k + 1]
         if ctx.is_channel(shape[axis]) and any(isinstance(p, Lit) and p for p in (low, high)):
             low, high = (soft(ctx, p) for p in (low, high))
+            ctx.pads += [Split(part, shape[axis], ctx.node) for part in (low, high)]
         shape[axis] = shape[axis] + as_poly(low) + as_poly(high)
     return Sym(tuple(shape))
 
