@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
     CnnScaleError,
+    ExportError,
     GrowthError,
     GrowthWarning,
     ModelError,
@@ -40,6 +41,7 @@ __all__ = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "ExportError",
     "GrowthError",
     "GrowthWarning",
     "ModelError",

@@ -8,7 +8,8 @@
     ├── WidthError          no assignment of widths satisfies the model
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
-    └── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    ├── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    └── ExportError         a model cannot be written as source or in another format, or its copy computes otherwise
 
     GrowthWarning           the same, without ``strict``
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "CnnScaleError",
+    "ExportError",
     "GrowthError",
     "GrowthWarning",
     "ModelError",
@@ -65,6 +67,10 @@ class RewriteError(CnnScaleError):
 
 class GrowthError(CnnScaleError):
     """The measured growth is out of tolerance."""
+
+
+class ExportError(CnnScaleError):
+    """A model cannot be written as source or in another format, or what was written computes something else."""
 
 
 class GrowthWarning(UserWarning):

@@ -98,8 +98,15 @@ class Call:
     start: int
     stop: int
     output: Any
-    arguments: int
-    """How many it is called with."""
+    inputs: tuple[Any, ...]
+    """What it is called with, positional arguments first: nodes, constants, or lists of them."""
+    depth: int
+    """How many calls it is inside of."""
+
+    @property
+    def arguments(self) -> int:
+        """How many it is called with."""
+        return len(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -270,6 +277,7 @@ class _Tracer(fx.Tracer):
         self.example = example
         self.evaluating = False
         self.calls: list[Call] = []
+        self.depth = 0
         self.decisions: dict[fx.Node, bool] = {}
         self.last: fx.Node | None = None
 
@@ -309,11 +317,16 @@ class _Tracer(fx.Tracer):
         if self.evaluating:
             return forward(*args, **kwargs)
         start = len(self.graph.nodes)
+        if is_leaf(m):
+            return super().call_module(m, forward, args, kwargs)
+        inputs = fx.node.map_aggregate((*args, *kwargs.values()), _node_of)
+        self.depth += 1
         result = super().call_module(m, forward, args, kwargs)
-        if not is_leaf(m):
-            output = fx.node.map_aggregate(result, _node_of)
-            arguments = len(args) + len(kwargs)
-            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, arguments))
+        self.depth -= 1
+        output = fx.node.map_aggregate(result, _node_of)
+        self.calls.append(
+            Call(self.path_of_module(m), start, len(self.graph.nodes), output, tuple(inputs), self.depth)
+        )
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:

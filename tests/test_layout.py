@@ -69,6 +69,7 @@ PUBLIC = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "ExportError",
     "GrowthError",
     "GrowthWarning",
     "ModelError",
