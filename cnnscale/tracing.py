@@ -8,12 +8,13 @@ depends on shapes traces; control flow that depends on data does not, and says s
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 import operator
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,10 +39,12 @@ __all__ = [
     "caller",
     "describe",
     "example_input",
+    "is_input",
     "is_leaf",
     "meta_copy",
     "parametrization",
     "trace",
+    "trace_call",
     "user_frame",
 ]
 
@@ -165,6 +168,37 @@ def parametrization(layer: nn.Module, name: str) -> fx.Graph:
     steps: nn.Module = layer.parametrizations[name]  # type: ignore[index, assignment]  # a ModuleDict, by its contract
     with torch.no_grad():
         return tracer.trace(steps)
+
+
+def trace_call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[fx.Graph, bool]:
+    """What one module's own forward does with these values on the meta device; each submodule's call is one node.
+
+    Values that hold a tensor or a number are inputs, a list of them is one input; the others are constants.
+
+    Returns:
+        The graph, and whether truths of values (of sizes) decided its way.
+
+    Raises:
+        TraceError: torch.fx cannot follow the forward.
+    """
+    tracer = _CallTracer(args, kwargs)
+    with _state_kept(module), torch.no_grad():
+        try:
+            return tracer.trace(module), bool(tracer.decisions)
+        except Exception as error:  # user code may raise anything
+            raise TraceError(
+                f"cannot trace {type(module).__name__}.forward: {type(error).__name__}: {error}"
+                f"{user_frame(error.__traceback__)}"
+            ) from error
+
+
+def is_input(value: Any) -> bool:
+    """Whether a call's argument is an input of :func:`trace_call`'s graph, rather than a constant."""
+    if isinstance(value, (tuple, list)):
+        return any(map(is_input, value))
+    if isinstance(value, dict):
+        return any(map(is_input, value.values()))
+    return isinstance(value, (torch.Tensor, int, float)) and not isinstance(value, bool)
 
 
 def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = BATCH) -> torch.Tensor:
@@ -317,16 +351,14 @@ class _Tracer(fx.Tracer):
         if self.evaluating:
             return forward(*args, **kwargs)
         start = len(self.graph.nodes)
-        if is_leaf(m):
+        if self.is_leaf_module(m, ""):
             return super().call_module(m, forward, args, kwargs)
         inputs = fx.node.map_aggregate((*args, *kwargs.values()), _node_of)
         self.depth += 1
         result = super().call_module(m, forward, args, kwargs)
         self.depth -= 1
         output = fx.node.map_aggregate(result, _node_of)
-        self.calls.append(
-            Call(self.path_of_module(m), start, len(self.graph.nodes), output, tuple(inputs), self.depth)
-        )
+        self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, tuple(inputs), self.depth))
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -354,6 +386,47 @@ class _Tracer(fx.Tracer):
             return args[0]
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+class _CallTracer(_Tracer):
+    """Follows one module's forward, given its arguments, and none of its submodules'."""
+
+    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        super().__init__(None)
+        self.args, self.kwargs = args, kwargs
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
+        return True
+
+    def create_args_for_root(self, root_fn: Any, *_rest: Any, **_named: Any) -> tuple[Any, list[Any]]:
+        signature = inspect.signature(root_fn)
+        bound = signature.bind(self.root, *self.args, **self.kwargs)
+        for name, value in list(bound.arguments.items())[1:]:
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(self._input(f"{name}_{i}", v) for i, v in enumerate(value))
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: self._input(key, v) for key, v in value.items()}
+            else:
+                bound.arguments[name] = self._input(name, value)
+        function = functools.partial(root_fn, **bound.kwargs)
+        function.__globals__ = root_fn.__globals__  # type: ignore[attr-defined]  # where torch.fx looks for math
+        return function, list(bound.args)
+
+    def _input(self, name: str, value: Any) -> Any:
+        if not is_input(value):
+            return value
+        node = self.create_node("placeholder", name, (), {})
+        node.meta["val"] = value
+        return self._structured(self.proxy(node), value)
+
+    def _structured(self, proxy: Any, value: Any) -> Any:
+        """Lists and dicts as the forward expects them, of the items of the input."""
+        if type(value) in (tuple, list):
+            return type(value)(self._structured(proxy[i], v) for i, v in enumerate(value))
+        if type(value) is dict:
+            return {key: self._structured(proxy[key], v) for key, v in value.items()}
+        return proxy
 
 
 def _left_out(argument: Any) -> Any:
