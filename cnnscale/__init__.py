@@ -17,6 +17,7 @@ from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
     CnnScaleError,
     ExportError,
+    ExportWarning,
     GrowthError,
     GrowthWarning,
     ModelError,
@@ -42,6 +43,7 @@ __all__ = [
     "Coefficients",
     "Cost",
     "ExportError",
+    "ExportWarning",
     "GrowthError",
     "GrowthWarning",
     "ModelError",

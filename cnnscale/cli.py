@@ -28,7 +28,7 @@ from rich.console import Console, RenderableType
 from typer.core import TyperCommand
 
 from .coefficients import EFFICIENTNET, Coefficients
-from .errors import CnnScaleError, GrowthWarning, UsageError
+from .errors import CnnScaleError, ExportWarning, GrowthWarning, UsageError
 from .formatting import bench_view, plan_view, scaling_view, verification_view
 from .plans import Plan
 from .records import Scaling
@@ -210,7 +210,8 @@ def _reported(*, debug: bool) -> Iterator[None]:
     if debug:
         logging.basicConfig(level=logging.DEBUG)  # to stderr
     with warnings.catch_warnings():
-        warnings.simplefilter("always", GrowthWarning)
+        for category in (GrowthWarning, ExportWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = lambda message, *_args, **_kwargs: _note(f"warning: {message}", "yellow")
         try:
             yield
@@ -296,19 +297,23 @@ def scale(
     weights: Annotated[Literal["fresh", "inherit"], _option("New, or the baseline's where they fit.")] = "fresh",
     seed: Annotated[int | None, _option("Make fresh weights reproducible.")] = None,
     strict: Annotated[bool, _option("Fail where growth is out of tolerance.", "--strict")] = False,
+    export: Annotated[
+        list[str] | None, _option("Also write model.onnx or model.pt2.", "--export", metavar="[onnx|torch]")
+    ] = None,
     force: Annotated[bool, _option("Overwrite what is there.", "--force")] = False,
 ) -> None:
-    """Scale a model; write model.safetensors and plan.json to a folder."""
+    """Scale a model; write model.safetensors, plan.json and model.py to a folder."""
     from . import scaling
-    from .loading import PLAN_FILE, WEIGHTS_FILE, check_output, load, save
+    from .loading import check_output, load, save
 
-    check_output(out, force=force)
+    exports = tuple(dict.fromkeys(export or ()))
+    check_output(out, force=force, exports=exports)
     loaded = load(model)
     keywords = vars(growth) | shaping.keywords(loaded.input_size)
     scaled = scaling.scale(loaded.model, **keywords, weights=weights, seed=seed, strict=strict)
-    save(scaled, out, force=force)
     _show(scaling_view(cast("Scaling", scaled.scaling)))
-    _note(f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}")
+    *files, last = save(scaled, out, force=force, exports=exports)
+    _note(f"wrote {', '.join(map(str, files))} and {last}")
 
 
 @_command("verify resnet50 --phi 1", "verify resnet50 --plan resnet50x2/plan.json")

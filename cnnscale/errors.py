@@ -12,6 +12,7 @@
     └── ExportError         a model cannot be written as source or in another format, or its copy computes otherwise
 
     GrowthWarning           the same, without ``strict``
+    ExportWarning           model.py could not be written, or does not say all
 
 Each message says what happened, where (node, ``file:line``, shape) and what to do about it.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "CnnScaleError",
     "ExportError",
+    "ExportWarning",
     "GrowthError",
     "GrowthWarning",
     "ModelError",
@@ -75,3 +77,7 @@ class ExportError(CnnScaleError):
 
 class GrowthWarning(UserWarning):
     """The measured growth is out of tolerance, or cannot reach its target."""
+
+
+class ExportWarning(UserWarning):
+    """``model.py`` could not be written beside a saved model, or leaves something out."""

@@ -141,9 +141,9 @@ class _Writer:
         self.by_size: list[str] = []
         self.own: dict[str, int] = {}
         """Modules that need a class -> how many levels of such are below them."""
+        self.shared = self._shared()
 
     def source(self) -> Source:
-        self._check_unshared()
         for path, module in reversed(list(self.modules.items())):
             self._classify(path, module)
         for height in range(max(self.own.values(), default=-1) + 1):
@@ -172,24 +172,41 @@ class _Writer:
             if re.search(rf"\b{known}\(", text):
                 yield line
 
-    def _check_unshared(self) -> None:
-        """Each tensor has one name.
+    def _shared(self) -> dict[str, str]:
+        """Paths of modules with a state that stand elsewhere, too -> where they come first."""
+        first: dict[int, str] = {}
+        found: dict[str, str] = {}
+        for path, module in self.modules.items():
+            original = first.setdefault(id(module), path)
+            if original != path and module.state_dict() and not any(path.startswith(f"{p}.") for p in found):
+                found[path] = original
+        return found
 
-        Raises:
-            ExportError: two names share one tensor.
-        """
+    def _ties(self) -> Iterator[ast.stmt]:
+        """Statements of the network's constructor that make modules and tensors of several names one."""
         first: dict[int, str] = {}
         for path, module in self.modules.items():
-            for name, tensor in module._parameters.items():
-                full = f"{path}.{name}".lstrip(".")
+            if path in self.shared:
+                yield self._tie(path, self.shared[path])
+            if any(f"{path}.".startswith(f"{p}.") for p in self.shared):
+                continue
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                full = self._child(path, name)
                 if tensor is not None and first.setdefault(id(tensor), full) != full:
-                    raise ExportError(f"{full} and {first[id(tensor)]} are one parameter, which a file cannot say yet")
+                    yield self._tie(full, first[id(tensor)])
+
+    def _tie(self, path: str, first: str) -> ast.stmt:
+        target, value = (self._access("", each, self.model) for each in (path, first))
+        return ast.Assign([target], value, lineno=0)
 
     # -- what makes each module
 
     def _classify(self, path: str, module: nn.Module) -> None:
         """How a module is made, the modules that it holds being known."""
         children = [self._child(path, name) for name in self._children(module)]
+        if path in self.shared:  # its place is taken
+            self._make(path, call("nn.Identity"))
+            return
         if type(module) in _CONTAINERS and path:
             return
         name = public_name(type(module)) if path and (is_leaf(module) or not children) else None
@@ -198,14 +215,17 @@ class _Writer:
             below = [self.own[p] for p in self._below(path) if p in self.own]
             self.own[path] = max(below, default=-1) + 1
             return
-        for child in self._below(path):
-            self.own.pop(child, None)
         bare = not children and not module._parameters and not module._buffers
         called = parsed(f"nn.{name[1]}") if name[0] == "torch.nn" else parsed(self._imported(*name))
         made = (Layer if bare else ast.Call)(called, [], list(keywords.values()))
         if isinstance(made, Layer) and type(module).__module__.endswith("activation"):
             made.role = "activation"
+        self._make(path, made)
+
+    def _make(self, path: str, made: ast.expr) -> None:
         self.made[path] = made
+        for child in self._below(path):
+            self.own.pop(child, None)
 
     def _below(self, path: str) -> Iterator[str]:
         return (p for p in self.modules if p != path and (not path or p.startswith(f"{path}.")))
@@ -334,6 +354,7 @@ class _Writer:
             init = [ast.Expr(parsed("super().__init__()"))]
             init += [_assigned(key, value) for key, value in held.items()]
             init += [_assigned(key, value) for key, value in made.items()]
+            init += self._ties() if not first.path else []
         signature = [parameter.argument(0) for parameter in parameters]
         base = "nn.Sequential" if _is_sequential(first.module) else "nn.Module"
         forward = forward_text(first.inputs, body, self._lengths(first.path)) if body else ""
@@ -351,11 +372,9 @@ class _Writer:
         return next(n for n in ("size", *(f"size{i}" for i in itertools.count(2))) if n not in taken)
 
     def _lengths(self, path: str) -> dict[str, int]:
-        below = {p: m for p, m in self.modules.items() if type(m) in _CONTAINERS and p in set(self._below(path))}
-        return {
-            code(self._access(path, p[len(path) :].lstrip("."), self.modules[path])): len(m._modules)
-            for p, m in below.items()
-        }
+        lists = [p for p in self._below(path) if type(self.modules[p]) in _CONTAINERS]
+        accessed = (code(self._access(path, p[len(path) :].lstrip("."), self.modules[path])) for p in lists)
+        return {text: len(self.modules[p]._modules) for text, p in zip(accessed, lists, strict=True)}
 
 
 def _assigned(name: str, value: ast.expr) -> ast.stmt:

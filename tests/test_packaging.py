@@ -61,7 +61,7 @@ def test_one_version():
 def test_what_the_package_imports_is_declared():
     """Third parties that are imported anywhere in the package are dependencies, or those of an extra for users."""
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["torchvision"], *extras["timm"], *extras["plot"]]
+    lines = [*PROJECT["dependencies"], *extras["torchvision"], *extras["timm"], *extras["plot"], *extras["onnx"]]
     declared = {Requirement(line).name for line in lines}
     for path in modules():
         third_parties = {name.split(".")[0] for name in imports(parse(path))} - set(sys.stdlib_module_names)
