@@ -7,7 +7,6 @@ arguments which repeat become one, and layers of a list that are called one afte
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from .constructing import Argument
@@ -17,7 +16,6 @@ from .unifying import Blocks, Layer
 __all__ = ["class_text", "code", "forward_text"]
 
 _WIDTH = 100
-_CALL = re.compile(r"^(\w+) = (self\.[\w.\[\]]+)\[(\d+)\]\((.*)\)$")
 
 
 def class_text(
@@ -32,10 +30,10 @@ def class_text(
     return "\n".join(lines) + (f"\n\n{forward}" if forward else "")
 
 
-def forward_text(parameters: Sequence[str], body: Sequence[ast.stmt], lengths: Mapping[str, int]) -> str:
-    """The source of a class's forward; ``lengths`` of its lists of layers: ``{"self.blocks": 3}``."""
+def forward_text(parameters: Sequence[str], body: Sequence[ast.stmt], lists: Mapping[str, Sequence[str]]) -> str:
+    """The source of a class's forward; ``lists`` of its layers: ``{"self.blocks": ["self.blocks[0]", ...]}``."""
     lines = [_statement(each, 8) for each in _returned(body)]
-    return "\n".join([*_signature("forward", parameters), *_looped(lines, lengths)])
+    return "\n".join([*_signature("forward", parameters), *_looped(lines, lists)])
 
 
 def _signature(name: str, parameters: Sequence[str]) -> list[str]:
@@ -169,17 +167,17 @@ def _returned(body: Sequence[ast.stmt]) -> list[ast.stmt]:
     return list(body)
 
 
-def _looped(lines: Sequence[str], lengths: Mapping[str, int]) -> Iterator[str]:
-    """The lines; layers of one list, called one after the other, in a loop."""
+def _looped(lines: Sequence[str], lists: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The lines; where all layers of a list are called, one after the other, a loop."""
     at = 0
     while at < len(lines):
-        stop, match = at, _CALL.match(lines[at].strip())
-        while match and stop < len(lines) and lines[stop] == lines[at].replace("[0](", f"[{stop - at}]("):
-            stop += 1
-        if match and match[3] == "0" and stop - at == lengths.get(match[2], 0) > 1:
-            yield f"        for layer in {match[2]}:"
-            yield f"            {match[1]} = layer({match[4]})"
-            at = stop
+        for name, members in lists.items():
+            like = [lines[at].replace(f"{members[0]}(", f"{member}(") for member in members]
+            if len(set(like)) > 1 and list(lines[at : at + len(like)]) == like:
+                yield f"        for layer in {name}:"
+                yield "    " + lines[at].replace(f"{members[0]}(", "layer(")
+                at += len(like)
+                break
         else:
             yield lines[at]
             at += 1

@@ -357,7 +357,7 @@ class _Writer:
             init += self._ties() if not first.path else []
         signature = [parameter.argument(0) for parameter in parameters]
         base = "nn.Sequential" if _is_sequential(first.module) else "nn.Module"
-        forward = forward_text(first.inputs, body, self._lengths(first.path)) if body else ""
+        forward = forward_text(first.inputs, body, self._lists(first.path)) if body else ""
         self.classes.append(class_text(name, base, _docstring(drafts), signature, init, forward))
         for i, draft in enumerate(drafts):
             self.made[draft.path] = ast.Call(parsed(name), [], [p.argument(i) for p in parameters])
@@ -371,10 +371,19 @@ class _Writer:
                 return name
         return next(n for n in ("size", *(f"size{i}" for i in itertools.count(2))) if n not in taken)
 
-    def _lengths(self, path: str) -> dict[str, int]:
-        lists = [p for p in self._below(path) if type(self.modules[p]) in _CONTAINERS]
-        accessed = (code(self._access(path, p[len(path) :].lstrip("."), self.modules[path])) for p in lists)
-        return {text: len(self.modules[p]._modules) for text, p in zip(accessed, lists, strict=True)}
+    def _lists(self, path: str) -> dict[str, list[str]]:
+        """Lists of layers as they are written in the module's forward, and their members."""
+        paths = [p for p in self._below(path) if type(self.modules[p]) in _CONTAINERS and self.modules[p]._modules]
+        found = {self._written(path, p): self._members(path, p) for p in paths}
+        if len({name.rstrip("0123456789") for name in self.modules[path]._modules}) == 1:
+            found["self.children()"] = self._members(path, path)
+        return found
+
+    def _members(self, path: str, holder: str) -> list[str]:
+        return [self._written(path, self._child(holder, name)) for name in self._children(self.modules[holder])]
+
+    def _written(self, path: str, target: str) -> str:
+        return code(self._access(path, target.removeprefix(path).removeprefix("."), self.modules[path]))
 
 
 def _assigned(name: str, value: ast.expr) -> ast.stmt:

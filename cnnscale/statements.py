@@ -152,6 +152,21 @@ class _Variable:
     name: str = ""
     uses: list[ast.Name] = field(default_factory=list)
 
+    def use(self) -> ast.Name:
+        """The variable in an expression."""
+        self.uses.append(ast.Name("", ast.Load()))
+        return self.uses[-1]
+
+
+@dataclass
+class _Growing:
+    """A list to which each of several calls adds what it makes of the list so far."""
+
+    nodes: list[fx.Node]
+    content: tuple[fx.Node, ...]
+    """What it holds, where the writing has come to."""
+    variable: _Variable | None = None
+
 
 class _Writer:
     def __init__(self, graph: fx.Graph, around: Surroundings) -> None:
@@ -161,6 +176,8 @@ class _Writer:
         self.variables: dict[fx.Node, _Variable] = {}
         self.unpacked: dict[fx.Node, list[fx.Node]] = {}
         self.last: dict[fx.Node, int] = {}
+        self.growing = list(_growing(self.nodes))
+        self.grown = {node: each for each in self.growing for node in each.nodes}
 
     def write(self) -> tuple[list[str], list[ast.stmt]]:
         inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
@@ -249,16 +266,30 @@ class _Writer:
                 assert isinstance(sign, ast.AugAssign)
                 yield ast.AugAssign(target, sign.op, self._argument(node.args[1]))
                 return
+        if node in self.grown:
+            yield from self._appended(at, node, self.grown[node])
+            return
         value = self._expression(node)
         if node in self.unpacked:
             names = [self._made(at, item) for item in self.unpacked[node]]
-            yield ast.Assign([ast.Tuple(list(names), ast.Store())], value, lineno=0)
+            yield ast.Assign([ast.Tuple(names, ast.Store())], value, lineno=0)
         elif any(user in self.needed for user in node.users):
             yield ast.Assign([self._made(at, node)], value, lineno=0)
         else:
             yield ast.Expr(value)
 
-    def _made(self, at: int, node: fx.Node) -> ast.Name:
+    def _appended(self, at: int, node: fx.Node, growing: _Growing) -> Iterator[ast.stmt]:
+        if growing.variable is None:
+            last = max(self.last.get(each, at) for each in growing.nodes)
+            start = ast.List([self._argument(each) for each in growing.content], ast.Load())
+            growing.variable = _Variable("features", last, at)
+            yield ast.Assign([growing.variable.use()], start, lineno=0)
+        added = ast.Call(ast.Attribute(growing.variable.use(), "append"), [self._expression(node)], [])
+        self.variables[node] = growing.variable
+        growing.content += (node,)
+        yield ast.Expr(added)
+
+    def _made(self, at: int, node: fx.Node) -> ast.expr:
         """The variable that takes the node's value: that of an input which is not read again, else a new one."""
         last = self.last.get(node, at)
         alone = isinstance(node.meta.get("val"), torch.Tensor) and node not in self._items()
@@ -284,11 +315,12 @@ class _Writer:
 
     def _free(self, node: fx.Node, at: int) -> bool:
         variable = self.variables[node]
-        return variable.last == at and isinstance(node.meta.get("val"), torch.Tensor)
+        return variable.last == at and isinstance(node.meta.get("val"), torch.Tensor) and node not in self.grown
 
-    def _use(self, node: fx.Node) -> ast.Name:
-        name = ast.Name("", ast.Load())
-        self.variables[node].uses.append(name)
+    def _use(self, node: fx.Node) -> ast.expr:
+        name = self.variables[node].use()
+        if node in self.grown:
+            return ast.Subscript(name, Fixed(self.grown[node].content.index(node)), ast.Load())
         return name
 
     # -- expressions
@@ -366,6 +398,9 @@ class _Writer:
             return self._call(parsed("slice"), (value.start, value.stop, value.step), {})
         if isinstance(value, dict):
             return ast.Dict([constant(key) for key in value], [self._argument(v) for v in value.values()])
+        for growing in self.growing:
+            if growing.variable is not None and isinstance(value, list) and growing.content == tuple(value):
+                return growing.variable.use()
         whole = _whole(value)
         if whole is not None:
             return self._argument(whole)
@@ -385,6 +420,23 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
         if effect or any(user in needed for user in node.users):
             needed.add(node)
     return needed
+
+
+def _growing(nodes: Sequence[fx.Node]) -> Iterator[_Growing]:
+    """Lists that three calls or more add to, one after the other."""
+    found = _Growing([], ())
+    for node in nodes:
+        given = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(given, list) or not all(isinstance(each, fx.Node) for each in given):
+            continue
+        if tuple(given) == (*found.content, *found.nodes):
+            found.nodes.append(node)
+            continue
+        if len(found.nodes) > 2:
+            yield found
+        found = _Growing([node], tuple(given))
+    if len(found.nodes) > 2:
+        yield found
 
 
 def _nodes(value: Any) -> Iterator[fx.Node]:
