@@ -1,6 +1,6 @@
 """A network -> the source of a Python file that builds it, as an engineer would have written it.
 
-1. :func:`forwards` runs the network once per mode and traces each module's forward by itself.
+1. The network is run once per mode, and each module's forward is traced by itself.
 2. Each module becomes the call that makes it: of a layer of torch or of another library, of a container, or of a class
    of the file. Modules whose classes would look alike share one, whose arguments are what differs between them.
 3. Where the network's own class can be called so that it makes the network, the file is that call.
@@ -13,19 +13,18 @@ import itertools
 import operator
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from .calls import Calls, record, trace_call
 from .constructing import constructor, public_name, tensor_value
 from .errors import ExportError
 from .layout import class_text, code, forward_text
 from .statements import Fixed, Surroundings, both_modes, call, differences, function_body, parsed
-from .tracing import example_input, is_leaf, meta_copy, trace_call
+from .tracing import is_leaf
 from .unifying import Arguments, Blocks, Layer, attributes, skeleton
 
 __all__ = ["Source", "native_source", "network_source"]
@@ -63,50 +62,8 @@ def network_source(model: nn.Module, input_size: tuple[int, ...], *, train: bool
         ExportError: something of the network cannot be written as source.
         TraceError: a forward's control flow depends on data.
     """
-    return _Writer(
-        model, [forwards(model, input_size, train=mode) for mode in ([False, True] if train else [False])]
-    ).source()
-
-
-# --- what each module does --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A module's calls, as values on the meta device."""
-
-    module: nn.Module
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
-
-
-def forwards(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> dict[str, Recorded]:
-    """Which modules are called, and with what, when the network is given one batch."""
-    root = meta_copy(model)
-    root.train()  # where models forget what they computed for eval mode
-    root.train(train)
-    found: dict[str, Recorded] = {path: Recorded(module, []) for path, module in root.named_modules()}
-    hooks = [each.module.register_forward_pre_hook(_recording(each.calls), with_kwargs=True) for each in found.values()]
-    with torch.no_grad():
-        root(example_input(root, input_size))
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-def _recording(calls: list[Any]) -> Any:
-    def record(module: nn.Module, args: Any, kwargs: Any) -> None:
-        if _signature((args, kwargs)) not in map(_signature, calls):
-            calls.append(pytree.tree_map(lambda leaf: leaf, (args, kwargs)))  # a list may grow after the call
-
-    return record
-
-
-def _signature(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape), value.dtype
-    if isinstance(value, dict):
-        return tuple((key, _signature(v)) for key, v in value.items())
-    return tuple(map(_signature, value)) if isinstance(value, (tuple, list)) else value
+    modes = (False, True) if train else (False,)
+    return _Writer(model, [record(model, input_size, train=mode) for mode in modes]).source()
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
@@ -130,7 +87,7 @@ class _Draft:
 
 
 class _Writer:
-    def __init__(self, model: nn.Module, recorded: Sequence[Mapping[str, Recorded]]) -> None:
+    def __init__(self, model: nn.Module, recorded: Sequence[Calls]) -> None:
         self.model, self.recorded = model, recorded
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.imports: dict[str, str] = {}
@@ -276,7 +233,7 @@ class _Writer:
         made = {name: self._parameter(t) for name, t in module._parameters.items() if t is not None}
         made |= {name: self._buffer(module, name) for name, t in module._buffers.items() if t is not None}
         made |= {name: self._expression(self._child(path, name)) for name in self._children(module)}
-        bodies = [self._body(path, each[path]) for each in self.recorded if path in each and each[path].calls]
+        bodies = [self._body(path, calls) for calls in self.recorded if calls.made.get(path)]
         if _is_sequential(module):
             bodies = []
         if len({tuple(inputs) for inputs, _ in bodies}) > 1:
@@ -293,19 +250,20 @@ class _Writer:
         rest = {"persistent": Fixed(False)} if exact else {}
         return call("self.register_buffer", Fixed(name), value, **rest)
 
-    def _body(self, path: str, recorded: Recorded) -> tuple[list[str], list[ast.stmt]]:
+    def _body(self, path: str, calls: Calls) -> tuple[list[str], list[ast.stmt]]:
         """The forward in one mode: it must do the same in every call."""
         around = Surroundings(
-            lambda target: self._access(path, target, recorded.module),
+            lambda target: self._access(path, target, calls.modules[path]),
             self._imported,
             self._record,
             lambda target: self._child(path, target) not in self.own,
         )
         found: list[tuple[list[str], list[ast.stmt]]] = []
-        for args, kwargs in recorded.calls:
-            graph, decided = trace_call(recorded.module, args, kwargs)
-            if decided and type(recorded.module).__name__ not in self.by_size:
-                self.by_size.append(type(recorded.module).__name__)
+        for each in calls.made[path].values():
+            graph, decided = trace_call(calls, path, each)
+            name = type(calls.modules[path]).__name__
+            if decided and name not in self.by_size:
+                self.by_size.append(name)
             found.append(function_body(graph, around))
         inputs, body = found[0]
         if any(names != inputs or differences(body, other) != [] for names, other in found):

@@ -22,8 +22,8 @@ from torch.fx.graph import inplace_methods, magic_methods
 from torch.fx.node import _get_qualified_name
 from torch.nn import functional
 
+from .calls import is_input
 from .errors import ExportError
-from .tracing import is_input
 
 __all__ = [
     "Fixed",
@@ -55,7 +55,7 @@ class Surroundings:
 
 
 def function_body(graph: fx.Graph, around: Surroundings) -> tuple[list[str], list[ast.stmt]]:
-    """(names of the inputs, statements) of a graph of :func:`cnnscale.tracing.trace_call`.
+    """(names of the inputs, statements) of a graph of :func:`cnnscale.calls.trace_call`.
 
     Raises:
         ExportError: something in it cannot be written down.

@@ -8,13 +8,12 @@ depends on shapes traces; control flow that depends on data does not, and says s
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import math
 import operator
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,15 +35,15 @@ __all__ = [
     "SAME_SHAPE",
     "Call",
     "Trace",
+    "Tracer",
     "caller",
     "describe",
     "example_input",
-    "is_input",
     "is_leaf",
     "meta_copy",
     "parametrization",
+    "state_kept",
     "trace",
-    "trace_call",
     "user_frame",
 ]
 
@@ -101,15 +100,8 @@ class Call:
     start: int
     stop: int
     output: Any
-    inputs: tuple[Any, ...]
-    """What it is called with, positional arguments first: nodes, constants, or lists of them."""
-    depth: int
-    """How many calls it is inside of."""
-
-    @property
-    def arguments(self) -> int:
-        """How many it is called with."""
-        return len(self.inputs)
+    arguments: int
+    """How many it is called with."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +143,8 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
     """
     module.train()  # where models forget what they computed for eval mode
     module.train(train)
-    tracer = _Tracer(example_input(module, input_size))
-    with _scripting_refused(module), _state_kept(module), _attributes_marked(module), torch.no_grad():
+    tracer = Tracer(example_input(module, input_size))
+    with _scripting_refused(module), state_kept(module), _attributes_marked(module), torch.no_grad():
         try:
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
@@ -164,41 +156,10 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
 
 def parametrization(layer: nn.Module, name: str) -> fx.Graph:
     """What computes the parametrised tensor ``name`` of a layer, as a graph without inputs."""
-    tracer = _Tracer(None)
+    tracer = Tracer(None)
     steps: nn.Module = layer.parametrizations[name]  # type: ignore[index, assignment]  # a ModuleDict, by its contract
     with torch.no_grad():
         return tracer.trace(steps)
-
-
-def trace_call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[fx.Graph, bool]:
-    """What one module's own forward does with these values on the meta device; each submodule's call is one node.
-
-    Values that hold a tensor or a number are inputs, a list of them is one input; the others are constants.
-
-    Returns:
-        The graph, and whether truths of values (of sizes) decided its way.
-
-    Raises:
-        TraceError: torch.fx cannot follow the forward.
-    """
-    tracer = _CallTracer(args, kwargs)
-    with _state_kept(module), torch.no_grad():
-        try:
-            return tracer.trace(module), bool(tracer.decisions)
-        except Exception as error:  # user code may raise anything
-            raise TraceError(
-                f"cannot trace {type(module).__name__}.forward: {type(error).__name__}: {error}"
-                f"{user_frame(error.__traceback__)}"
-            ) from error
-
-
-def is_input(value: Any) -> bool:
-    """Whether a call's argument is an input of :func:`trace_call`'s graph, rather than a constant."""
-    if isinstance(value, (tuple, list)):
-        return any(map(is_input, value))
-    if isinstance(value, dict):
-        return any(map(is_input, value.values()))
-    return isinstance(value, (torch.Tensor, int, float)) and not isinstance(value, bool)
 
 
 def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = BATCH) -> torch.Tensor:
@@ -218,7 +179,7 @@ def _scripting_refused(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _state_kept(module: nn.Module) -> Iterator[None]:
+def state_kept(module: nn.Module) -> Iterator[None]:
     """What the model keeps for its next call (a table computed once, say) is forgotten after a trace: proxies."""
     stores = [store for child in module.modules() for store in (vars(child), *_plain_containers(child))]
     before = [(store, copy.copy(store)) for store in stores]
@@ -268,7 +229,7 @@ class _Value(fx.Proxy):
 
     def __bool__(self) -> bool:
         answer = bool(self.value)
-        if isinstance(self.tracer, _Tracer):
+        if isinstance(self.tracer, Tracer):
             self.tracer.decisions[self.node] = answer
         return answer
 
@@ -303,7 +264,9 @@ class _Value(fx.Proxy):
         return self.tracer.create_proxy("call_function", math.floor, (self,), {})
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
+    """Follows a model's code with proxies that know their values."""
+
     proxy_buffer_attributes = True
 
     def __init__(self, example: torch.Tensor | None) -> None:
@@ -311,7 +274,6 @@ class _Tracer(fx.Tracer):
         self.example = example
         self.evaluating = False
         self.calls: list[Call] = []
-        self.depth = 0
         self.decisions: dict[fx.Node, bool] = {}
         self.last: fx.Node | None = None
 
@@ -351,14 +313,11 @@ class _Tracer(fx.Tracer):
         if self.evaluating:
             return forward(*args, **kwargs)
         start = len(self.graph.nodes)
-        if self.is_leaf_module(m, ""):
-            return super().call_module(m, forward, args, kwargs)
-        inputs = fx.node.map_aggregate((*args, *kwargs.values()), _node_of)
-        self.depth += 1
         result = super().call_module(m, forward, args, kwargs)
-        self.depth -= 1
-        output = fx.node.map_aggregate(result, _node_of)
-        self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, tuple(inputs), self.depth))
+        if not is_leaf(m):
+            output = fx.node.map_aggregate(result, _node_of)
+            arguments = len(args) + len(kwargs)
+            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, arguments))
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -388,47 +347,6 @@ class _Tracer(fx.Tracer):
         return node.target(*args, **kwargs)
 
 
-class _CallTracer(_Tracer):
-    """Follows one module's forward, given its arguments, and none of its submodules'."""
-
-    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        super().__init__(None)
-        self.args, self.kwargs = args, kwargs
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
-        return True
-
-    def create_args_for_root(self, root_fn: Any, *_rest: Any, **_named: Any) -> tuple[Any, list[Any]]:
-        signature = inspect.signature(root_fn)
-        bound = signature.bind(self.root, *self.args, **self.kwargs)
-        for name, value in list(bound.arguments.items())[1:]:
-            kind = signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(self._input(f"{name}_{i}", v) for i, v in enumerate(value))
-            elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: self._input(key, v) for key, v in value.items()}
-            else:
-                bound.arguments[name] = self._input(name, value)
-        function = functools.partial(root_fn, **bound.kwargs)
-        function.__globals__ = root_fn.__globals__  # type: ignore[attr-defined]  # where torch.fx looks for math
-        return function, list(bound.args)
-
-    def _input(self, name: str, value: Any) -> Any:
-        if not is_input(value):
-            return value
-        node = self.create_node("placeholder", name, (), {})
-        node.meta["val"] = value
-        return self._structured(self.proxy(node), value)
-
-    def _structured(self, proxy: Any, value: Any) -> Any:
-        """Lists and dicts as the forward expects them, of the items of the input."""
-        if type(value) in (tuple, list):
-            return type(value)(self._structured(proxy[i], v) for i, v in enumerate(value))
-        if type(value) is dict:
-            return {key: self._structured(proxy[key], v) for key, v in value.items()}
-        return proxy
-
-
 def _left_out(argument: Any) -> Any:
     """What ``forward`` sees of an argument that its caller leaves out; the argument itself where it must not be."""
     if not isinstance(argument, fx.Proxy):
@@ -444,7 +362,7 @@ def _node_of(value: Any) -> Any:
 
 
 def _failure(
-    module: nn.Module, tracer: _Tracer, error: Exception, input_size: tuple[int, ...]
+    module: nn.Module, tracer: Tracer, error: Exception, input_size: tuple[int, ...]
 ) -> ModelError | TraceError:
     """What to tell: does the model itself fail at this input, or only its trace?"""
     where = user_frame(error.__traceback__)

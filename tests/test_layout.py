@@ -57,6 +57,7 @@ LAYERS = (
     "measuring",
     "verification",
     "scaling",
+    "calls",
     "statements",
     "constructing",
     "unifying",
