@@ -91,12 +91,12 @@ def _scaling(model: nn.Module) -> Scaling:
 
 def _text(model: nn.Module, source: Source, notes: Sequence[str]) -> str:
     plan = _scaling(model).plan
-    by = "by multipliers" if plan.phi is None else f"by phi {plan.phi:g}"
+    by = "" if plan.phi is None else f" by phi {plan.phi:g}"
     plain = [line for line in source.imports if _library(line) in sys.stdlib_module_names]
     others = _merged({"import torch", "from torch import nn", *source.imports} - {*plain})
     needed = " and ".join(dict.fromkeys(["torch", *map(_library, others)]))
     lines = [
-        f"{type(model).__name__}, scaled {by} from {size_text(plan.baseline_size)} to {size_text(plan.input_size)}.",
+        f"{type(model).__name__}, scaled{by} from {size_text(plan.baseline_size)} to {size_text(plan.input_size)}.",
         "",
         f"{quantity(plan.after.macs)} multiply-accumulates, {quantity(plan.after.params)} parameters.",
         f"Written by cnnscale, which it does not need: {needed} will do.",
