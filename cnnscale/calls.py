@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,27 +76,28 @@ def _signature(value: Any) -> Any:
     return tuple(map(_signature, value)) if isinstance(value, (tuple, list)) else value
 
 
-def trace_call(calls: Calls, path: str, call: Call) -> tuple[fx.Graph, bool]:
+def trace_call(calls: Calls, path: str, call: Call) -> fx.Graph:
     """What the forward of the module at ``path`` does in one call.
 
     Arguments that hold a tensor or a number are inputs, a list of them is one input; the others are constants.
 
-    Returns:
-        The graph, and whether truths of values (of sizes) decided its way.
-
     Raises:
-        TraceError: torch.fx cannot follow the forward.
+        TraceError: torch.fx cannot follow the forward, or what it does depends on random numbers.
     """
     module = calls.modules[path]
     tracer = _CallTracer(call, {id(calls.modules[below]): made for below, made in calls.made.items()})
+    drawn = random.getstate(), torch.get_rng_state().tolist()
     with state_kept(module), torch.no_grad():
         try:
-            return tracer.trace(module), bool(tracer.decisions)
+            graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything
             raise TraceError(
                 f"cannot trace {type(module).__name__}.forward: {type(error).__name__}: {error}"
                 f"{user_frame(error.__traceback__)}"
             ) from error
+    if drawn != (random.getstate(), torch.get_rng_state().tolist()):  # operations on the meta device draw none
+        raise TraceError(f"{type(module).__name__}.forward decides by random numbers what it does")
+    return graph
 
 
 def is_input(value: Any) -> bool:

@@ -40,6 +40,11 @@ def source_file(model: nn.Module) -> tuple[str, tuple[str, ...]]:
     Raises:
         ExportError: the model cannot be written so.
     """
+    with _generators_kept():
+        return _source_file(model)
+
+
+def _source_file(model: nn.Module) -> tuple[str, tuple[str, ...]]:
     bare, notes = _without_hooks(model)
     size = _scaling(model).input_size
     problems: list[str] = []
@@ -48,23 +53,33 @@ def source_file(model: nn.Module) -> tuple[str, tuple[str, ...]]:
             source = native_source(bare) if native else network_source(bare, size, train=train)
             if source is None:
                 continue
-            rest = [*notes, *_by_size(source, size), *([] if train else [_eval_only(problems[-1])])]
-            text = _text(model, source, rest)
-            _check_source(bare, text, size, train=train)
-            return text, tuple(rest)
+            built = _checked(bare, _text(model, source, ()), size, train=train)
         except CnnScaleError as error:
             problems.append(str(error))
+            continue
+        notes += [] if train else [f"it is what the network does in eval mode; in train mode, {problems[-1]}"]
+        notes += _one_size(bare, built, size)
+        return _text(model, source, notes), tuple(notes)
     raise ExportError(f"{type(model).__name__} cannot be written as Python: {problems[-1]}")
 
 
-def _eval_only(problem: str) -> str:
-    return f"it describes eval mode only; what the network does differently in train mode is lost ({problem})"
+def _one_size(model: nn.Module, built: nn.Module, size: tuple[int, ...]) -> list[str]:
+    """A note where the file computes something else than the model for images of other sizes."""
+    for sides in ([max(32, side // 64 * 32) for side in size[1:]], [side + 32 for side in size[1:]]):
+        other = (size[0], *sides)
+        wanted = _attempt(model, other)
+        got = None if wanted is None else _attempt(built, other)
+        if wanted is not None and (got is None or not _difference(wanted, got) <= _EXACT):
+            return [f"it is for images of {size_text(size)} only, by whose size the model decides what it does"]
+    return []
 
 
-def _by_size(source: Source, size: tuple[int, ...]) -> list[str]:
-    if not source.by_size:
-        return []
-    return [f"{', '.join(source.by_size)} decided something by the size of the input: as for {size_text(size)}"]
+def _attempt(model: nn.Module, size: tuple[int, ...]) -> list[torch.Tensor] | None:
+    """The outputs in eval mode, or None where the model takes no images of that size."""
+    try:
+        return _run(model, size, train=False)
+    except Exception:  # it may refuse in any way
+        return None
 
 
 def _without_hooks(model: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -144,30 +159,32 @@ def _library(line: str) -> str:
     return line.split()[1].split(".", maxsplit=1)[0]
 
 
-def _check_source(model: nn.Module, text: str, size: tuple[int, ...], *, train: bool) -> None:
-    """The text, executed by itself, builds a network that takes the model's weights and gives its outputs.
+def _checked(model: nn.Module, text: str, size: tuple[int, ...], *, train: bool) -> nn.Module:
+    """What the text, executed by itself, builds: a network that has the model's weights and gives its outputs.
 
     Raises:
         ExportError: it does not.
     """
     if _device(model).type == "meta":
         raise ExportError("the model is on the meta device, so its outputs cannot be compared")
+    modes = (False, True) if train else (False,)
     try:
         with _quiet():
             names: dict[str, Any] = {"__name__": "model"}
             exec(compile(text, "model.py", "exec"), names)  # noqa: S102  # it was written above
             built: nn.Module = names["build"]().to(_device(model))
             built.load_state_dict(model.state_dict())
-            differences = {
-                mode: _difference(_run(model, size, train=mode), _run(built, size, train=mode))
-                for mode in ((False, True) if train else (False,))
-            }
+            worst = [_difference(_run(model, size, train=mode), _run(built, size, train=mode)) for mode in modes]
     except Exception as error:  # whatever the file or the model raises is a reason not to keep the file
         raise ExportError(f"the file does not run: {_first_line(error)}") from error
     _check_tensors(model, built)
-    for mode, worst in differences.items():
-        if not worst <= _EXACT:
-            raise ExportError(f"outputs differ in {'train' if mode else 'eval'} mode, by {worst:.2g} of the largest")
+    for mode, difference in zip(modes, worst, strict=True):
+        if not difference <= _EXACT:
+            where = "train" if mode else "eval"
+            raise ExportError(
+                f"its outputs in {where} mode differ from the model's, by {difference:.2g} of the largest"
+            )
+    return built
 
 
 def _check_tensors(model: nn.Module, built: nn.Module) -> None:
@@ -276,13 +293,20 @@ def _image(model: nn.Module, size: tuple[int, ...], batch: int) -> torch.Tensor:
 
 def _run(model: nn.Module, size: tuple[int, ...], *, train: bool) -> list[torch.Tensor]:
     """The outputs for one image (two in train mode) and one sequence of random numbers, then the buffers."""
-    ready, state = copy.deepcopy(model).train(train), random.getstate()
-    with torch.random.fork_rng(), torch.no_grad():
+    ready = copy.deepcopy(model).train(train)
+    with _generators_kept(), _quiet(), torch.no_grad():
         torch.manual_seed(0)
         random.seed(0)
         outputs = _tensors(ready(_image(ready, size, 1 + train)))
-    random.setstate(state)
     return [*outputs, *ready.buffers()]
+
+
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    state = random.getstate()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(state)
 
 
 @contextlib.contextmanager

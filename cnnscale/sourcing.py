@@ -41,8 +41,6 @@ class Source:
     classes: str
     made: str
     """The expression that makes the network."""
-    by_size: tuple[str, ...]
-    """Classes whose forward decided something by the size of its input."""
 
 
 def native_source(model: nn.Module) -> Source | None:
@@ -52,7 +50,7 @@ def native_source(model: nn.Module) -> Source | None:
     if name is None or keywords is None:
         return None
     made = ast.Call(parsed(name[1]), [], list(keywords.values()))
-    return Source((f"from {name[0]} import {name[1]}",), "", code(made), ())
+    return Source((f"from {name[0]} import {name[1]}",), "", code(made))
 
 
 def network_source(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Source:
@@ -95,7 +93,6 @@ class _Writer:
         self.names: set[str] = {"torch", "nn", "F", "math", "operator", "namedtuple", "OrderedDict", "build"}
         self.made: dict[str, ast.expr] = {}
         self.classes: list[str] = []
-        self.by_size: list[str] = []
         self.own: dict[str, int] = {}
         """Modules that need a class -> how many levels of such are below them."""
         self.shared = self._shared()
@@ -114,7 +111,7 @@ class _Writer:
             f'{name} = namedtuple("{name}", {list(fields)})'.replace("'", '"') for name, fields in self.records.items()
         ]
         text = "\n\n\n".join([*records, *self.classes])
-        return Source(tuple(self._import_lines(text)), text, code(self.made[""]), tuple(self.by_size))
+        return Source(tuple(self._import_lines(text)), text, code(self.made[""]))
 
     def _import_lines(self, text: str) -> Iterator[str]:
         for name in ("OrderedDict", "namedtuple"):
@@ -258,13 +255,7 @@ class _Writer:
             self._record,
             lambda target: self._child(path, target) not in self.own,
         )
-        found: list[tuple[list[str], list[ast.stmt]]] = []
-        for each in calls.made[path].values():
-            graph, decided = trace_call(calls, path, each)
-            name = type(calls.modules[path]).__name__
-            if decided and name not in self.by_size:
-                self.by_size.append(name)
-            found.append(function_body(graph, around))
+        found = [function_body(trace_call(calls, path, each), around) for each in calls.made[path].values()]
         inputs, body = found[0]
         if any(names != inputs or differences(body, other) != [] for names, other in found):
             raise ExportError(f"{path or 'the network'} is called several times and does not do the same each time")
