@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import operator
 import re
 from collections import defaultdict
@@ -25,7 +24,7 @@ from .errors import ExportError
 from .layout import class_text, code, forward_text
 from .statements import Fixed, Surroundings, both_modes, call, differences, function_body, parsed
 from .tracing import is_leaf
-from .unifying import Arguments, Blocks, Layer, attributes, skeleton
+from .unifying import Arguments, Blocks, Layer, attributes, numbered, skeleton
 
 __all__ = ["Source", "native_source", "network_source"]
 
@@ -292,7 +291,9 @@ class _Writer:
         name = self._name(type(first.module).__name__)
         made = {child: arguments.unify([d.made[child] for d in drafts], child, child) for child in first.made}
         body, held = attributes(
-            [d.body for d in drafts], arguments, lambda column: self._attribute(drafts, column, set(first.made))
+            [d.body for d in drafts],
+            arguments,
+            lambda column, held: self._attribute(drafts, column, {*first.made, *held}),
         )
         parameters = arguments.finish({"nn", "torch", "F"})
         sequential = _is_sequential(first.module) and _is_numbered(first.module) and not first.module._parameters
@@ -318,7 +319,7 @@ class _Writer:
             plain = all(isinstance(value, (int, float, str, tuple)) for value in values)
             if plain and not name.startswith("_") and [repr(v) for v in values] == [repr(c.value) for c in column]:
                 return name
-        return next(n for n in ("size", *(f"size{i}" for i in itertools.count(2))) if n not in taken)
+        return next(name for name in numbered("size") if name not in taken)
 
     def _lists(self, path: str) -> dict[str, list[str]]:
         """Lists of layers as they are written in the module's forward, and their members."""

@@ -17,7 +17,7 @@ from typing import Any
 from .constructing import Argument
 from .statements import Fixed, Replaced, differences, parsed
 
-__all__ = ["Arguments", "Blocks", "Layer", "Parameter", "attributes", "skeleton"]
+__all__ = ["Arguments", "Blocks", "Layer", "Parameter", "attributes", "numbered", "skeleton"]
 
 _IN, _OUT = ("in_channels", "in_features"), ("out_channels", "out_features")
 _WIDTHS = ("channels", "features", "width", "normalized_shape")
@@ -149,7 +149,7 @@ class Arguments:
         for parameter in parameters:
             role, owner = _role(parameter), parameter.hints[0][0]
             name = role if wanted[role] == 1 or not owner.isidentifier() else f"{owner}_{role}"
-            parameter.name = next(n for n in _numbered(name) if n not in used)
+            parameter.name = next(n for n in numbered(name) if n not in used)
             used.add(parameter.name)
             parameter.default = _default(parameter)
             for use in parameter.uses:
@@ -207,21 +207,27 @@ def _default(parameter: Parameter) -> ast.expr | None:
     return value if 2 * times > len(dumps) and isinstance(value, ast.Constant) else None
 
 
-def _numbered(name: str) -> Iterator[str]:
+def numbered(name: str) -> Iterator[str]:
+    """The name, then with numbers from 2 on."""
     return itertools.chain([name], (f"{name}{number}" for number in itertools.count(2)))
 
 
 def attributes(
-    bodies: Sequence[list[ast.stmt]], arguments: Arguments, name_of: Callable[[Sequence[ast.Constant]], str]
+    bodies: Sequence[list[ast.stmt]],
+    arguments: Arguments,
+    name_of: Callable[[Sequence[ast.Constant], Iterable[str]], str],
 ) -> tuple[list[ast.stmt], dict[str, ast.expr]]:
     """One forward for all modules, and the attributes that hold the constants which differ between them."""
+    names: dict[tuple[str, ...], str] = {}
     held: dict[str, ast.expr] = {}
     replaced: dict[int, ast.expr] = {}
     for column in zip(*map(constants, bodies), strict=True):
         if any(differences(column[0], other) != [] for other in column):
-            name = name_of(column)
-            held.setdefault(name, _held(column, name, arguments))
-            replaced[id(column[0])] = parsed(f"self.{name}")
+            key = tuple(map(ast.dump, column))
+            if key not in names:
+                names[key] = name_of(column, held)
+                held[names[key]] = _held(column, names[key], arguments)
+            replaced[id(column[0])] = parsed(f"self.{names[key]}")
     return [Replaced(replaced).visit(statement) for statement in bodies[0]], held
 
 
