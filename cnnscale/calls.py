@@ -50,8 +50,10 @@ def record(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Cal
     root.train()  # where models forget what they computed for eval mode
     root.train(train)
     calls = Calls(dict(root.named_modules()), {path: {} for path, _ in root.named_modules()})
+    given: list[Any] = []
     for path, module in calls.modules.items():
-        module.register_forward_hook(functools.partial(_keep, calls.made[path]), with_kwargs=True)
+        module.register_forward_pre_hook(functools.partial(_given, given), with_kwargs=True)
+        module.register_forward_hook(functools.partial(_made, given, calls.made[path]))
     try:
         with state_kept(root), torch.no_grad():
             root(example_input(root, input_size))
@@ -60,12 +62,23 @@ def record(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Cal
         raise ModelError(f"{type(model).__name__} does not run at {input_size} in {mode} mode: {error}") from error
     for module in calls.modules.values():
         module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     return calls
 
 
-def _keep(calls: dict[Any, Call], _module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-    copied = pytree.tree_map(lambda leaf: leaf, (args, kwargs, result))  # a list may grow after the call
-    calls.setdefault(_signature((args, kwargs)), Call(*copied))
+def _given(given: list[Any], _module: nn.Module, args: Any, kwargs: Any) -> None:
+    given.append(_copied((args, kwargs)))
+
+
+def _made(given: list[Any], calls: dict[Any, Call], _module: nn.Module, _args: Any, result: Any) -> None:
+    arguments = given.pop()
+    args, kwargs = arguments
+    calls.setdefault(_signature(arguments), Call(args, kwargs, _copied(result)))
+
+
+def _copied(value: Any) -> Any:
+    """The value with lists of its own: a list may grow in the call, or later."""
+    return pytree.tree_map(lambda leaf: leaf, value)
 
 
 def _signature(value: Any) -> Any:

@@ -20,7 +20,7 @@ from .errors import ExportError
 from .statements import call, constant
 from .tracing import meta_copy
 
-__all__ = ["Argument", "constructor", "public_name", "tensor_value"]
+__all__ = ["Argument", "constructor", "description", "public_name", "tensor_value"]
 
 _MAX_ELEMENTS = 64
 """Of a constant that is written out."""
@@ -100,13 +100,14 @@ def _makes(cls: type[nn.Module], values: dict[str, Any], module: nn.Module, *, a
             made = cls(**values).train(module.training)
     except Exception:  # a constructor may refuse in any way; another call is tried
         return False
-    alike = repr(made) == repr(module) and _shapes(made) == _shapes(module)
-    return alike and (not attributes or list(map(_plain, made.modules())) == list(map(_plain, module.modules())))
+    return description(made, attributes=attributes) == description(module, attributes=attributes)
 
 
-def _shapes(module: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
+def description(module: nn.Module, *, attributes: bool = True) -> tuple[str, ...]:
+    """All that a module is but for its tensors' values, as text: its layers, its tensors' shapes, plain attributes."""
     tensors = (*module.named_parameters(), *module.named_buffers())
-    return [(name, tensor.shape, tensor.dtype) for name, tensor in tensors]
+    shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors]
+    return repr(module), repr(shapes), *(map(_plain, module.modules()) if attributes else ())
 
 
 def _plain(module: nn.Module) -> str:

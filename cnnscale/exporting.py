@@ -54,8 +54,8 @@ def _source_file(model: nn.Module) -> tuple[str, tuple[str, ...]]:
             if source is None:
                 continue
             built = _checked(bare, _text(model, source, ()), size, train=train)
-        except CnnScaleError as error:
-            problems.append(str(error))
+        except Exception as error:  # a network may hold anything; the other files shall be written
+            problems.append(str(error) if isinstance(error, CnnScaleError) else _first_line(error))
             continue
         notes += [] if train else [f"it is what the network does in eval mode; in train mode, {problems[-1]}"]
         notes += _one_size(bare, built, size)
@@ -108,7 +108,9 @@ def _text(model: nn.Module, source: Source, notes: Sequence[str]) -> str:
     plan = _scaling(model).plan
     by = "" if plan.phi is None else f" by phi {plan.phi:g}"
     plain = [line for line in source.imports if _library(line) in sys.stdlib_module_names]
-    others = _merged({"import torch", "from torch import nn", *source.imports} - {*plain})
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    casts = "".join(f"\n    model.to({dtype})" for dtype in dtypes)
+    others = _merged({*source.imports, *(["import torch"] if casts else [])} - {*plain})
     needed = " and ".join(dict.fromkeys(["torch", *map(_library, others)]))
     lines = [
         f"{type(model).__name__}, scaled{by} from {size_text(plan.baseline_size)} to {size_text(plan.input_size)}.",
@@ -120,22 +122,20 @@ def _text(model: nn.Module, source: Source, notes: Sequence[str]) -> str:
         '    model = build("model.safetensors")  # with the weights of that file',
         "    model = build()  # each layer as torch initialises it, which may not be how the author did",
     ]
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
-    cast = "".join(f".to({dtype})" for dtype in dtypes)
     parts = [
         '"""' + "\n".join(lines) + '\n"""',
         *(["\n".join(sorted(plain))] if plain else []),
         "\n".join(others),
         f"INPUT_SIZE = {plan.input_size}  # channels, height, width\n",
         *([f"{source.classes}\n"] if source.classes else []),
-        _BUILD.format(made=source.made + cast),
+        _BUILD.format(made=source.made + casts),
     ]
     return "\n\n".join(parts)
 
 
 _BUILD = '''def build(weights=None):
     """The network, in train mode, with the weights of a safetensors file if one is named."""
-    model = {made}
+{made}
     if weights is not None:
         from safetensors.torch import load_model
 

@@ -13,7 +13,7 @@ from .constructing import Argument
 from .statements import Fixed, differences, parsed
 from .unifying import Blocks, Layer
 
-__all__ = ["class_text", "code", "forward_text"]
+__all__ = ["assigned_text", "class_text", "code", "forward_text"]
 
 _WIDTH = 100
 
@@ -36,6 +36,11 @@ def forward_text(parameters: Sequence[str], body: Sequence[ast.stmt], lists: Map
     return "\n".join([*_signature("forward", parameters), *_looped(lines, lists)])
 
 
+def assigned_text(name: str, value: ast.expr) -> str:
+    """The statement of a function that assigns the value."""
+    return _statement(ast.Assign([ast.Name(name)], value, lineno=0), 4)
+
+
 def _signature(name: str, parameters: Sequence[str]) -> list[str]:
     line = f"    def {name}({', '.join(['self', *parameters])}):"
     if len(line) <= _WIDTH:
@@ -45,7 +50,13 @@ def _signature(name: str, parameters: Sequence[str]) -> list[str]:
 
 def code(node: ast.AST) -> str:
     """The node on one line."""
-    return ast.unparse(_Plain().visit(node))
+    return _unparsed(_Plain().visit(node))
+
+
+def _unparsed(node: ast.AST) -> str:
+    """As ``ast.unparse``, with strings in double quotes as formatters have them, where that is safe."""
+    text = ast.unparse(node)
+    return text if '"' in text or "\\" in text else text.replace("'", '"')
 
 
 class _Plain(ast.NodeTransformer):
@@ -91,7 +102,7 @@ def _repeated(items: Sequence[ast.expr]) -> list[ast.expr]:
         while stop < len(items) and _makes(items[start]) and differences(items[start], items[stop]) == []:
             stop += 1
         if stop - start > 1:
-            repeated = parsed(f"[{ast.unparse(items[start])} for _ in range({stop - start})]")
+            repeated = parsed(f"[{_unparsed(items[start])} for _ in range({stop - start})]")
             found.append(ast.Starred(repeated, ast.Load()))
         else:
             found.append(items[start])
@@ -102,17 +113,17 @@ def _repeated(items: Sequence[ast.expr]) -> list[ast.expr]:
 def _makes(node: ast.expr) -> bool:
     """Whether the call makes a module."""
     function = node.func if isinstance(node, ast.Call) else None
-    return isinstance(function, ast.Name) or (function is not None and ast.unparse(function).startswith("nn."))
+    return isinstance(function, ast.Name) or (function is not None and _unparsed(function).startswith("nn."))
 
 
 def _statement(node: ast.stmt, indent: int) -> str:
     """The statement, over as many lines as it takes."""
     plain = _Plain().visit(node)
-    line = " " * indent + ast.unparse(plain).replace("\n", "\n" + " " * indent)
+    line = " " * indent + _unparsed(plain).replace("\n", "\n" + " " * indent)
     if len(line) <= _WIDTH or isinstance(plain, ast.If):
         return line
     if isinstance(plain, ast.Assign):
-        return " " * indent + f"{ast.unparse(plain.targets[0])} = " + _broken(plain.value, indent)
+        return " " * indent + f"{_unparsed(plain.targets[0])} = " + _broken(plain.value, indent)
     if isinstance(plain, ast.Expr):
         return " " * indent + _broken(plain.value, indent)
     if isinstance(plain, ast.Return) and plain.value is not None:
@@ -122,27 +133,27 @@ def _statement(node: ast.stmt, indent: int) -> str:
 
 def _broken(node: ast.expr, indent: int, used: int = 30) -> str:
     """The expression with its parts on lines of their own, where it is long."""
-    text = ast.unparse(node)
+    text = _unparsed(node)
     if indent + used + len(text) <= _WIDTH:
         return text
     inner = indent + 4
     if isinstance(node, ast.Call) and (node.args or node.keywords):
         only = node.args[0] if len(node.args) == 1 and not node.keywords else None
         if isinstance(only, (ast.List, ast.Dict)):
-            return f"{ast.unparse(node.func)}({_broken(only, indent, _WIDTH)})"
+            return f"{_unparsed(node.func)}({_broken(only, indent, _WIDTH)})"
         parts: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
         together = ", ".join(map(ast.unparse, parts))
         if inner + len(together) <= _WIDTH and not any(isinstance(n, ast.Call) for p in parts for n in ast.walk(p)):
-            return f"{ast.unparse(node.func)}(\n{' ' * inner}{together}\n{' ' * indent})"
+            return f"{_unparsed(node.func)}(\n{' ' * inner}{together}\n{' ' * indent})"
         broken = "".join(" " * inner + _part(part, inner) + ",\n" for part in parts)
-        return f"{ast.unparse(node.func)}(\n{broken}{' ' * indent})"
+        return f"{_unparsed(node.func)}(\n{broken}{' ' * indent})"
     if isinstance(node, (ast.List, ast.Tuple)) and node.elts:
         opening, closing = "[]" if isinstance(node, ast.List) else "()"
         lines = [" " * inner + _part(item, inner) + ",\n" for item in node.elts]
         return f"{opening}\n{''.join(lines)}{' ' * indent}{closing}"
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
-        lines = [f"{' ' * inner}{ast.unparse(k)}: {_broken(v, inner)},\n" for k, v in pairs if k is not None]
+        lines = [f"{' ' * inner}{_unparsed(k)}: {_broken(v, inner)},\n" for k, v in pairs if k is not None]
         return "{\n" + "".join(lines) + " " * indent + "}"
     return text
 
@@ -152,7 +163,7 @@ def _part(node: ast.expr | ast.keyword, indent: int) -> str:
         return f"{node.arg}={_broken(node.value, indent, len(node.arg or '') + 2)}"
     if isinstance(node, ast.Starred) and isinstance(node.value, ast.ListComp):
         (generator,) = node.value.generators
-        rest = f" for _ in {ast.unparse(generator.iter)}]"
+        rest = f" for _ in {_unparsed(generator.iter)}]"
         return f"*[{_broken(node.value.elt, indent, len(rest) + 3)}{rest}"
     return _broken(node, indent, 1)
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import operator
 import re
 from collections import defaultdict
@@ -19,15 +20,16 @@ from typing import Any
 from torch import nn
 
 from .calls import Calls, record, trace_call
-from .constructing import constructor, public_name, tensor_value
+from .constructing import constructor, description, public_name, tensor_value
 from .errors import ExportError
-from .layout import class_text, code, forward_text
+from .layout import assigned_text, class_text, code, forward_text
 from .statements import Fixed, Surroundings, both_modes, call, differences, function_body, parsed
 from .tracing import is_leaf
 from .unifying import Arguments, Blocks, Layer, attributes, numbered, skeleton
 
 __all__ = ["Source", "native_source", "network_source"]
 
+_TORCH = {"torch": "import torch", "nn": "from torch import nn", "F": "import torch.nn.functional as F"}
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -39,7 +41,7 @@ class Source:
     """Lines, besides those for torch."""
     classes: str
     made: str
-    """The expression that makes the network."""
+    """The statement of a function that makes the network."""
 
 
 def native_source(model: nn.Module) -> Source | None:
@@ -49,7 +51,7 @@ def native_source(model: nn.Module) -> Source | None:
     if name is None or keywords is None:
         return None
     made = ast.Call(parsed(name[1]), [], list(keywords.values()))
-    return Source((f"from {name[0]} import {name[1]}",), "", code(made))
+    return Source((f"from {name[0]} import {name[1]}",), "", assigned_text("model", made))
 
 
 def network_source(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Source:
@@ -95,6 +97,7 @@ class _Writer:
         self.own: dict[str, int] = {}
         """Modules that need a class -> how many levels of such are below them."""
         self.shared = self._shared()
+        self.bodies: dict[Any, tuple[list[str], list[ast.stmt]]] = {}
 
     def source(self) -> Source:
         for path, module in reversed(list(self.modules.items())):
@@ -110,7 +113,7 @@ class _Writer:
             f'{name} = namedtuple("{name}", {list(fields)})'.replace("'", '"') for name, fields in self.records.items()
         ]
         text = "\n\n\n".join([*records, *self.classes])
-        return Source(tuple(self._import_lines(text)), text, code(self.made[""]))
+        return Source(tuple(self._import_lines(text)), text, assigned_text("model", self.made[""]))
 
     def _import_lines(self, text: str) -> Iterator[str]:
         for name in ("OrderedDict", "namedtuple"):
@@ -119,8 +122,9 @@ class _Writer:
         for name in ("math", "operator"):
             if re.search(rf"\b{name}\.", text):
                 yield f"import {name}"
-        if re.search(r"\bF\.", text):
-            yield "import torch.nn.functional as F"
+        for name, line in _TORCH.items():
+            if re.search(rf"\b(?<![\w.]){name}\.", text):
+                yield line
         for known, line in self.imports.items():
             if re.search(rf"\b{known}\(", text):
                 yield line
@@ -247,18 +251,22 @@ class _Writer:
         return call("self.register_buffer", Fixed(name), value, **rest)
 
     def _body(self, path: str, calls: Calls) -> tuple[list[str], list[ast.stmt]]:
-        """The forward in one mode: it must do the same in every call."""
-        around = Surroundings(
-            lambda target: self._access(path, target, calls.modules[path]),
-            self._imported,
-            self._record,
-            lambda target: self._child(path, target) not in self.own,
-        )
-        found = [function_body(trace_call(calls, path, each), around) for each in calls.made[path].values()]
-        inputs, body = found[0]
-        if any(names != inputs or differences(body, other) != [] for names, other in found):
-            raise ExportError(f"{path or 'the network'} is called several times and does not do the same each time")
-        return inputs, body
+        """The forward in one mode: it must do the same in every call. Modules that are alike do alike."""
+        module = calls.modules[path]
+        key = type(module), module.training, description(module), tuple(calls.made[path])
+        if key not in self.bodies:
+            around = Surroundings(
+                lambda target: self._access(path, target, module),
+                self._imported,
+                self._record,
+                lambda target: self._child(path, target) not in self.own,
+            )
+            found = [function_body(trace_call(calls, path, each), around) for each in calls.made[path].values()]
+            inputs, body = found[0]
+            if any(names != inputs or differences(body, other) != [] for names, other in found):
+                raise ExportError(f"{path or 'the network'} is called several times and does not do the same each time")
+            self.bodies[key] = inputs, body
+        return copy.deepcopy(self.bodies[key])
 
     def _record(self, cls: type) -> str:
         self.records[cls.__name__] = cls._fields  # type: ignore[attr-defined]  # a named tuple

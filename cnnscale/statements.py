@@ -348,7 +348,7 @@ class _Writer:
         if getattr(operator, name, None) is target and name in magic_methods and not kwargs:
             operation = parsed(magic_methods[name].format(*"ab"[: len(args)]))
             letters = {n.id: id(n) for n in ast.walk(operation) if isinstance(n, ast.Name)}
-            values = {letters[letter]: self._argument(arg) for letter, arg in zip("ab", args, strict=True)}
+            values = {letters[letter]: self._argument(arg) for letter, arg in zip("ab"[: len(args)], args, strict=True)}
             substituted: ast.expr = Replaced(values).visit(operation)
             return substituted
         return self._call(self._called(target), args, kwargs)
