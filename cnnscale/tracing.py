@@ -12,8 +12,7 @@ import inspect
 import math
 import operator
 import traceback
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
+from .copying import plain_containers
 from .errors import ModelError, TraceError
 from .sources import Attribute
 
@@ -39,7 +39,6 @@ __all__ = [
     "describe",
     "example_input",
     "is_leaf",
-    "meta_copy",
     "parametrization",
     "trace",
     "user_frame",
@@ -55,39 +54,6 @@ SAME_SHAPE = (
 """Layers whose output has the shape of their only input, whatever it is."""
 
 BATCH = 2  # norm layers in train mode refuse one value per channel
-_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
-
-
-def meta_copy(
-    model: nn.Module, *, hooks: bool = False, shared: Mapping[nn.Module, nn.Module] | None = None
-) -> nn.Module:
-    """A deep copy on the meta device, with or without hooks; no weight is copied and ``model`` is left alone.
-
-    A module that is a key of ``shared`` is not copied: what stands there takes its place.
-    """
-    memo: dict[int, Any] = {id(module): instead for module, instead in (shared or {}).items()}
-    if not hooks:
-        memo |= {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
-    for tensor in _tensors(model):
-        memo.setdefault(id(tensor), _meta_like(tensor))
-    return copy.deepcopy(model, memo)
-
-
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    for module in model.modules():
-        for store in (module._parameters, module._buffers, vars(module)):
-            yield from (t for t in store.values() if isinstance(t, torch.Tensor))
-        for container in _plain_containers(module):  # results that were kept cannot be copied, constants are
-            kept = container.values() if isinstance(container, dict) else container
-            yield from (t for t in kept if isinstance(t, torch.Tensor) and not t.is_leaf)
-
-
-def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
-    meta = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
-        vars(meta).update(vars(tensor))
-    return meta
 
 
 @dataclass(frozen=True)
@@ -179,7 +145,7 @@ def _scripting_refused(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def _state_kept(module: nn.Module) -> Iterator[None]:
     """What the model keeps for its next call (a table computed once, say) is forgotten after a trace: proxies."""
-    stores = [store for child in module.modules() for store in (vars(child), *_plain_containers(child))]
+    stores = [store for child in module.modules() for store in (vars(child), *plain_containers(child))]
     before = [(store, copy.copy(store)) for store in stores]
     try:
         yield
@@ -190,10 +156,6 @@ def _state_kept(module: nn.Module) -> Iterator[None]:
                 store.update(values)
             else:
                 store.extend(values)
-
-
-def _plain_containers(module: nn.Module) -> list[Any]:
-    return [value for value in vars(module).values() if type(value) in (dict, list)]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ LAYERS = (
     "symbolic",
     "equations",
     "sources",
+    "copying",
     "tracing",
     "shapes",
     "scales",
@@ -65,7 +66,7 @@ LAYERS = (
 )
 ABOVE_INIT = ("cli", "__main__")  # programs on top of the public API: __init__ does not import them
 
-PURE = (*LAYERS[: LAYERS.index("tracing")], "derivation", "fitting")
+PURE = (*LAYERS[: LAYERS.index("copying")], "derivation", "fitting")
 PRINTS = ("cli",)
 
 PUBLIC = [
