@@ -28,6 +28,7 @@ from torch.nn.utils import parametrize
 
 from .copying import plain_containers
 from .errors import ModelError, TraceError
+from .shortcuts import Shortcuts, is_plain
 from .sources import Attribute
 
 __all__ = [
@@ -231,6 +232,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.example = example
         self.evaluating = False
+        self.shortcuts = Shortcuts()
         self.calls: list[Call] = []
         self.decisions: dict[fx.Node, bool] = {}
         self.last: fx.Node | None = None
@@ -263,7 +265,8 @@ class _Tracer(fx.Tracer):
         """The node's value; while it is computed, modules and attributes are real ones, not proxies."""
         self.evaluating = True
         try:
-            return self._evaluate(node)
+            with self.shortcuts:
+                return self._evaluate(node)
         finally:
             self.evaluating = False
 
@@ -294,8 +297,8 @@ class _Tracer(fx.Tracer):
         kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
         if node.op == "call_module":
             module = self.root.get_submodule(str(node.target))
-            if isinstance(module, SAME_SHAPE) and len(args) == 1:
-                return args[0]  # torch's meta kernels for these are Python, and cost more than all others together
+            if isinstance(module, SAME_SHAPE) and len(args) == 1 and is_plain(args[0]):
+                return args[0]
             return module(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)

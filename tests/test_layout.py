@@ -29,6 +29,7 @@ LAYERS = (
     "equations",
     "sources",
     "copying",
+    "shortcuts",
     "tracing",
     "shapes",
     "scales",
