@@ -12,6 +12,7 @@ import inspect
 import math
 import operator
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,11 +226,19 @@ class _Value(fx.Proxy):
         return self.tracer.create_proxy("call_function", math.floor, (self,), {})
 
 
+class _Stack(OrderedDict[str, tuple[str, Any]]):
+    """The modules that are being called; torch.fx copies it for every node."""
+
+    def __copy__(self) -> OrderedDict[str, tuple[str, Any]]:
+        return OrderedDict(self)
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, example: torch.Tensor | None) -> None:
         super().__init__()
+        self.module_stack = _Stack()
         self.example = example
         self.evaluating = False
         self.shortcuts = Shortcuts()
@@ -284,7 +293,18 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.evaluating:
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name, tensor = self.tensors.get(id(attr_val), ("", None))
+        if tensor is None or tensor is not attr_val:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    @cached_property
+    def tensors(self) -> dict[int, tuple[str, torch.Tensor]]:
+        """id -> (first name, tensor) of all that the root has; torch.fx goes through them for each that is read."""
+        named = reversed([*self.root.named_parameters(), *self.root.named_buffers()])
+        return {id(tensor): (name, tensor) for name, tensor in named}
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
