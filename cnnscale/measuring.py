@@ -12,9 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .budgets import Cost
 from .copying import meta_copy
 from .errors import ModelError
-from .plans import Cost
 from .shortcuts import Shortcuts
 from .tracing import example_input, user_frame
 
