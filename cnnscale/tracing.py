@@ -278,8 +278,7 @@ class _Tracer(fx.Tracer):
         """The node's value; while it is computed, modules and attributes are real ones, not proxies."""
         self.evaluating = True
         try:
-            with self.shortcuts:
-                return self._evaluate(node)
+            return self._evaluate(node)
         finally:
             self.evaluating = False
 
@@ -319,17 +318,19 @@ class _Tracer(fx.Tracer):
             return operator.attrgetter(str(node.target))(self.root)
         args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
         kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
-        if node.op == "call_module":
-            module = self.root.get_submodule(str(node.target))
-            if isinstance(module, SAME_SHAPE) and len(args) == 1 and is_plain(args[0]):
-                return args[0]
-            return module(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "output":
             return args[0]
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        if node.op == "call_module":
+            function: Any = self.root.get_submodule(str(node.target))
+            if isinstance(function, SAME_SHAPE) and len(args) == 1 and is_plain(args[0]):
+                return args[0]
+        elif node.op == "call_method":
+            function = getattr(args[0], str(node.target))
+            args = args[1:]
+        else:
+            function = node.target
+        with self.shortcuts:
+            return function(*args, **kwargs)
 
 
 def _left_out(argument: Any) -> Any:

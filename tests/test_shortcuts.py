@@ -1,4 +1,4 @@
-"""Where a shortcut answers for an operation, torch itself gives the same shape and dtype, or the same refusal."""
+"""Where a shortcut answers for an operation, torch gives the same shape, layout and dtype, or the same refusal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from cnnscale.measuring import run_once
 from cnnscale.shortcuts import Shortcuts
 from cnnscale.tracing import trace
 
-POINTWISE = [f for f, rule in shortcuts._RULES.items() if rule is shortcuts._pointwise]
-BINARY = [f for f, rule in shortcuts._RULES.items() if rule is shortcuts._alike]
+RULES = {rule: [f for f, r in shortcuts._RULES.items() if r is rule] for rule in shortcuts._RULES.values()}
+POINTWISE = RULES[shortcuts._pointwise]
+BINARY = [*RULES[shortcuts._binary], *RULES[shortcuts._in_place]]
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -31,9 +32,9 @@ def answers(function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any
     """What torch says of a call, and what it says with shortcuts."""
 
     def said() -> Any:
-        try:
-            result = function(*args, **kwargs)
-        except (RuntimeError, ValueError) as error:
+        try:  # on copies, which an operation in place may change
+            result = function(*(a.detach() if isinstance(a, torch.Tensor) else a for a in args), **kwargs)
+        except (IndexError, RuntimeError, ValueError) as error:
             return type(error)
         return result.shape, result.stride(), result.dtype, result.device
 
@@ -64,11 +65,61 @@ def _options(function: Callable[..., Any]) -> dict[str, int]:
 
 @pytest.mark.parametrize("function", BINARY)
 @pytest.mark.parametrize(
-    "other", [empty(2, 6), empty(6), empty(3, 2, 6), empty(2, 6, dtype=torch.float64), empty(6, 2).T, empty(5), 2, 0.5]
+    "other",
+    [
+        *[empty(2, 6), empty(6), empty(2, 1), empty(1), empty(), empty(3, 2, 6), empty(1, 1, 2, 6), empty(3, 1, 6)],
+        *[empty(2, 6, dtype=torch.float64), empty(6, 2).T, empty(5), empty(0), 2, 0.5],
+    ],
+    ids=str,
 )
-def test_two_tensors(function: Callable[..., Any], other: Any) -> None:
-    plain, quick = answers(function, empty(2, 6), other)
+@pytest.mark.parametrize("image", [empty(2, 6), empty(1, 6), empty(12, 2).T[:, ::2]], ids=str)
+def test_two_tensors(function: Callable[..., Any], image: torch.Tensor, other: Any) -> None:
+    plain, quick = answers(function, image, other)
     assert plain == quick
+
+
+@pytest.mark.parametrize("function", [*RULES[shortcuts._mean], *RULES[shortcuts._variance]])
+@pytest.mark.parametrize("dim", [1, -1, (2, 3), (-2, -1), [0, 2], (), None, 4, (1, -3)], ids=str)
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_means(function: Callable[..., Any], dim: Any, keepdim: bool) -> None:
+    for image in (empty(2, 6, 5, 4), empty(2, 6, 5, 8)[..., ::2], empty(2, 5, 4, 6).permute(0, 3, 1, 2)):
+        plain, quick = answers(function, image, dim, keepdim=keepdim)
+        assert plain == quick
+
+
+@pytest.mark.parametrize("side", [1, (1, 1), (2, 3), (None, 2), (1, 1, 1), 0], ids=str)
+def test_adaptive_pools(side: Any) -> None:
+    for image in (empty(2, 6, 5, 4), empty(6, 5, 4), empty(2, 5, 4, 6).permute(0, 3, 1, 2)):
+        plain, quick = answers(F.adaptive_avg_pool2d, image, side)
+        assert plain == quick
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1, 4])
+@pytest.mark.parametrize(
+    "other",
+    [empty(2, 6, 5), empty(2, 3, 5), empty(4, 6, 5), empty(2, 5), empty(2, 6, 5).double(), empty(2, 6, 10)[..., ::2]],
+)
+def test_concatenations(dim: int, other: torch.Tensor) -> None:
+    def together(*images: torch.Tensor) -> torch.Tensor:
+        return torch.cat(images, dim)
+
+    plain, quick = answers(together, empty(2, 6, 5), other, empty(2, 6, 5))
+    assert plain == quick
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (6,), (2, 3, 6), (2, 4, 5, 6), (2, 5)])
+@pytest.mark.parametrize("width", [7, 6])
+def test_linear_layers(shape: tuple[int, ...], width: int) -> None:
+    for image in (empty(*shape), empty(*shape, 2)[..., 0]):
+        plain, quick = answers(F.linear, image, empty(7, 6), empty(width))
+        assert plain == quick
+
+
+@pytest.mark.parametrize("exponent", [2, 0.5, empty(2, 6), empty(3, 2, 6)], ids=str)
+def test_powers(exponent: Any) -> None:
+    for function in RULES[shortcuts._power]:
+        plain, quick = answers(function, empty(2, 6), exponent)
+        assert plain == quick
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
@@ -86,6 +137,8 @@ def test_norms_look_at_their_widths(width: int, training: bool) -> None:
         (F.batch_norm, (image, tensor, tensor, tensor, tensor, training)),
         (F.batch_norm, (image, None, None, tensor, None, True)),
         (F.group_norm, (image, 2, tensor, tensor)),
+        (F.instance_norm, (image, None, None, tensor, tensor)),
+        (F.instance_norm, (image, tensor, tensor, tensor, tensor, training)),
         (F.group_norm, (image, 4)),
         (F.layer_norm, (image.permute(0, 2, 3, 1), (width,), tensor, tensor)),
         (F.layer_norm, (image.permute(0, 2, 3, 1), (6,), tensor, None)),
@@ -93,6 +146,40 @@ def test_norms_look_at_their_widths(width: int, training: bool) -> None:
     for function, args in calls:
         plain, quick = answers(function, *args)
         assert plain == quick, function
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (2, 6, 1, 1), (2, 6), (1, 6), (1, 6, 2)])
+def test_norms_of_single_values_are_refused_as_torch_refuses_them(shape: tuple[int, ...]) -> None:
+    calls = (
+        (F.batch_norm, (None, None, None, None, True)),
+        (F.instance_norm, ()),
+        (F.group_norm, (6,)),
+        (F.group_norm, (3,)),
+    )
+    for function, args in calls:
+        plain, quick = answers(function, empty(*shape), *args)
+        assert plain == quick, function
+
+
+def test_every_rule_answers() -> None:
+    """What is compared above is not torch with itself."""
+    image, tensor = empty(2, 6, 4, 4), empty(6)
+    arguments = {
+        shortcuts._binary: (image, empty(6, 1, 1)),
+        shortcuts._in_place: (image, image),
+        shortcuts._power: (image, 2),
+        shortcuts._mean: (image, (2, 3)),
+        shortcuts._variance: (image, 1),
+        shortcuts._cat: ([image, image], 1),
+        shortcuts._adaptive_pool: (image, 1),
+        shortcuts._linear: (empty(2, 3), empty(6, 3), tensor),
+        shortcuts._batch_norm: (image, tensor, tensor),
+        shortcuts._layer_norm: (image.permute(0, 2, 3, 1), (6,), tensor, tensor),
+        shortcuts._group_norm: (image, 2, tensor),
+        shortcuts._pointwise: (image,),
+    }
+    assert arguments.keys() == RULES.keys()
+    assert all(rule(*args) is not None for rule, args in arguments.items())
 
 
 def test_the_answer_is_not_the_input() -> None:
