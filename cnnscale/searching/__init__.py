@@ -3,4 +3,4 @@
 grid -> candidates of equal MACs -> trials in a ledger -> halving -> statistics -> the cheapest of the best
 """
 
-__all__ = []  # type: ignore[var-annotated]  # its modules are imported by name
+__all__ = ()

@@ -44,7 +44,7 @@ class Grid:
             values = self.values(base)
             if not values:
                 raise UsageError(f"the grid needs values for {base}: Grid({base}=(1, 1.1, 1.2), ...)")
-            if not all(isinstance(value, (int, float)) and 1 <= value < float("inf") for value in values):
+            if not all(1 <= value < float("inf") for value in values):
                 raise UsageError(f"{base} must be at least 1 (paper, equation 3), got {values}")
 
     def values(self, base: Base) -> tuple[float, ...]:
