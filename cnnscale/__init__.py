@@ -29,10 +29,12 @@ from .errors import (
 )
 from .plans import Cost, Plan
 from .records import Scaling, Verification
+from .searching.grid import Grid
 
 if TYPE_CHECKING:
     from .measuring import measure
     from .scaling import apply, plan, scale, verify
+    from .searching.search import search
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ __all__ = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Grid",
     "GrowthError",
     "GrowthWarning",
     "ModelError",
@@ -59,10 +62,12 @@ __all__ = [
     "measure",
     "plan",
     "scale",
+    "search",
     "verify",
 ]
 
 _WITH_TORCH = {"measure": "measuring", "apply": "scaling", "plan": "scaling", "scale": "scaling", "verify": "scaling"}
+_WITH_TORCH |= {"search": "searching.search"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ LAYERS = (
     "plans",
     "drawing",
     "records",
+    "searching.grid",
     "symbolic",
     "equations",
     "sources",
@@ -60,13 +61,17 @@ LAYERS = (
     "loading",
     "benchmarking",
     "reference",
-    "searching.grid",
+    "searching.statistics",
+    "searching.halving",
     "searching.candidates",
     "searching.ledger",
     "searching.trials",
     "searching.executors",
     "searching.workers",
     "searching.engine",
+    "searching.pools",
+    "searching.result",
+    "searching.search",
     "searching",
     "cli",
     "__main__",
@@ -74,7 +79,14 @@ LAYERS = (
 )
 ABOVE_INIT = ("cli", "__main__")  # programs on top of the public API: __init__ does not import them
 
-PURE = (*LAYERS[: LAYERS.index("tracing")], "derivation", "fitting", "searching.grid")
+PURE = (
+    *LAYERS[: LAYERS.index("tracing")],
+    "derivation",
+    "fitting",
+    "searching.grid",
+    "searching.statistics",
+    "searching.halving",
+)
 PRINTS = ("cli",)
 
 PUBLIC = [
@@ -82,6 +94,7 @@ PUBLIC = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Grid",
     "GrowthError",
     "GrowthWarning",
     "ModelError",
@@ -100,6 +113,7 @@ PUBLIC = [
     "measure",
     "plan",
     "scale",
+    "search",
     "verify",
 ]
 

@@ -86,15 +86,16 @@ class LocalExecutor:
         outcomes = []
         for pipe in connection.wait(list(busy), timeout_s):
             worker = busy[pipe]  # type: ignore[index]  # pipes went in, so pipes come out
-            assert worker.job is not None
             try:
                 outcomes.append(worker.pipe.recv())
                 worker.job = None
             except (EOFError, OSError):
-                outcomes.append(self._lost(worker, worker.job))
+                outcomes.append(self._lost(worker))
         return outcomes
 
-    def _lost(self, worker: _Worker, job: Job) -> Outcome:
+    def _lost(self, worker: _Worker) -> Outcome:
+        job = worker.job
+        assert job is not None
         worker.process.join()
         self._workers.remove(worker)
         worker.pipe.close()
