@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import nn
 
+from .budgets import Cost
 from .coefficients import Multipliers
 from .errors import CnnScaleError, GrowthWarning, UsageError
 from .formatting import failure_of
-from .plans import Cost
 from .records import Scaling
 
 if TYPE_CHECKING:

@@ -5,50 +5,56 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from .analysis import Analysis
-from .coefficients import EFFICIENTNET, Coefficients, Multipliers
+from .budgets import Budget
+from .coefficients import EFFICIENTNET
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
+from .formatting import failure_of
 from .initialization import Weights, initialize
-from .planning import Planner, Request
-from .plans import Options, Plan
+from .planning import Planner
+from .plans import Family, Plan
 from .reading import analyse, fingerprint
 from .records import Scaling, Verification
+from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
 from .rewriting import Rebuilt, rebuild
+from .strategies import Curve
 from .surgery import Origin
 from .symbolic import Values
 from .verification import check
 
-__all__ = ["apply", "plan", "scale", "verify"]
-
-DepthRounding = Literal["ceil", "round", "floor"]
+__all__ = ["apply", "family", "plan", "scale", "verify"]
 
 
 def scale(
     model: nn.Module,
     phi: float | None = None,
     *,
-    depth: float | None = None,
-    width: float | None = None,
+    depth: Factor = None,
+    width: Factor = None,
     resolution: float | None = None,
     image_size: int | tuple[int, int] | None = None,
-    coefficients: Coefficients = EFFICIENTNET,
+    macs: float | None = None,
+    params: float | None = None,
+    activations: float | None = None,
+    growth: float | None = None,
+    coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
-    tolerance: float = 0.03,
+    tolerance: float | None = None,
     strict: bool = False,
     divisor: int = 8,
     round_limit: float = 0.9,
-    depth_rounding: DepthRounding = "ceil",
+    depth_rounding: DepthRounding | None = None,
+    max_image_size: int | None = None,
+    max_repeats: int | None = None,
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
@@ -63,19 +69,29 @@ def scale(
     Args:
         model: the baseline.
         phi: compound coefficient; the cost grows as 2 ** phi. Negative shrinks, 0 changes nothing.
-        depth: multiplier of the repeats. It, ``width`` and ``resolution`` replace phi; a missing one is 1.
-        width: multiplier of the channels.
+        depth: multiplier of the repeats. It, ``width`` and ``resolution`` replace phi; a missing one is 1. A mapping
+            sets single stages, by regular expressions on stage paths, beside phi or a budget too:
+            ``{"layer3": 2.0}``; the last that matches holds, and the empty expression is the rest.
+        width: multiplier of the channels; or a mapping by regular expressions on module paths. All layers that share
+            a width get it, and widths that follow others by a rule go on doing so.
         resolution: multiplier of the input's sides.
         image_size: side, or (H, W), of the scaled input in pixels, set outright.
-        coefficients: the bases alpha, beta and gamma of depth, width and resolution.
+        macs: budget instead of phi: multiply-accumulates of one image. Of several budgets the binding one is met.
+        params: budget of parameters.
+        activations: budget of the convolutions' output elements, of one image.
+        growth: budget of MACs as a multiple of the baseline's; 2 is phi = 1.
+        coefficients: the proportion in which depth, width and resolution grow: a strategy of
+            :mod:`cnnscale.strategies`, or coefficients alpha, beta and gamma.
         input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224).
         fit: move along the compound direction until the measured MACs are within ``tolerance`` of 2 ** phi. True by
             default with phi; False is the paper's bare formula.
-        tolerance: allowed relative deviation of the measured growth.
+        tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a budget.
         strict: raise :class:`GrowthError` where the growth is out of tolerance, instead of a :class:`GrowthWarning`.
         divisor: widths are rounded to multiples of it.
         round_limit: a rounded width is never below this fraction of the width wanted; 0 turns that off.
-        depth_rounding: how repeats become integers.
+        depth_rounding: how repeats become integers; by default as the strategy's authors do it, mostly ``ceil``.
+        max_image_size: no side of the image is enlarged beyond it; depth and width make up for that.
+        max_repeats: no stage is deepened beyond it.
         pin: regular expressions on module paths whose output widths stay.
         pin_depth: regular expressions on stage paths whose repeats stay.
         derive: rules for widths which the baseline cannot show, by regular expression on module paths, in the words of
@@ -87,28 +103,32 @@ def scale(
         UsageError: contradictory arguments.
         ModelError, TraceError, UnsupportedOpError: the model cannot be read.
         WidthError: pinned and widened channels meet, or the input size does not fit.
+        BudgetError: no network on the strategy's curve meets the budget.
         GrowthError: with ``strict``, the growth is out of tolerance.
     """
     _checked_weights(weights, seed)
-    request = _request(
-        phi,
-        depth,
-        width,
-        resolution,
-        image_size,
-        coefficients,
-        fit,
-        tolerance,
-        divisor,
-        round_limit,
-        depth_rounding,
-        pin,
-        pin_depth,
-        derive,
+    asked = request(
+        phi=phi,
+        depth=depth,
+        width=width,
+        resolution=resolution,
+        image_size=image_size,
+        budget=Budget(macs=macs, params=params, activations=activations, growth=growth),
+        coefficients=coefficients,
+        fit=fit,
+        tolerance=tolerance,
+        divisor=divisor,
+        round_limit=round_limit,
+        depth_rounding=depth_rounding,
+        max_image_size=max_image_size,
+        max_repeats=max_repeats,
+        pin=pin,
+        pin_depth=pin_depth,
+        derive=derive,
     )
-    analysis = _analysis(model, input_size, request)
-    planner = Planner(analysis, request.options)
-    made = planner.plan(request)
+    analysis = _analysis(model, input_size, asked)
+    planner = Planner(analysis, asked.options)
+    made = planner.plan(asked)
     result, record = _carry_out(model, analysis, planner, made, weights, seed)
     _judge(record.verification, strict)
     return result
@@ -118,39 +138,60 @@ def plan(
     model: nn.Module,
     phi: float | None = None,
     *,
-    depth: float | None = None,
-    width: float | None = None,
+    depth: Factor = None,
+    width: Factor = None,
     resolution: float | None = None,
     image_size: int | tuple[int, int] | None = None,
-    coefficients: Coefficients = EFFICIENTNET,
+    macs: float | None = None,
+    params: float | None = None,
+    activations: float | None = None,
+    growth: float | None = None,
+    coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
-    tolerance: float = 0.03,
+    tolerance: float | None = None,
     divisor: int = 8,
     round_limit: float = 0.9,
-    depth_rounding: DepthRounding = "ceil",
+    depth_rounding: DepthRounding | None = None,
+    max_image_size: int | None = None,
+    max_repeats: int | None = None,
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan that :func:`scale` would carry out, with the same arguments and errors; nothing is built."""
-    request = _request(
-        phi,
-        depth,
-        width,
-        resolution,
-        image_size,
-        coefficients,
-        fit,
-        tolerance,
-        divisor,
-        round_limit,
-        depth_rounding,
-        pin,
-        pin_depth,
-        derive,
+    asked = request(
+        phi=phi,
+        depth=depth,
+        width=width,
+        resolution=resolution,
+        image_size=image_size,
+        budget=Budget(macs=macs, params=params, activations=activations, growth=growth),
+        coefficients=coefficients,
+        fit=fit,
+        tolerance=tolerance,
+        divisor=divisor,
+        round_limit=round_limit,
+        depth_rounding=depth_rounding,
+        max_image_size=max_image_size,
+        max_repeats=max_repeats,
+        pin=pin,
+        pin_depth=pin_depth,
+        derive=derive,
     )
-    return Planner(_analysis(model, input_size, request), request.options).plan(request)
+    return Planner(_analysis(model, input_size, asked), asked.options).plan(asked)
+
+
+def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping: Any) -> Family:
+    """The plans for several phi, side by side; ``shaping`` are further keywords of :func:`plan`.
+
+    Raises:
+        UsageError: no phi is given; and everything that :func:`plan` raises.
+    """
+    plans = tuple(plan(model, phi, **shaping) for phi in phis)
+    if not plans:
+        raise UsageError("a family needs one phi at least")
+    return Family(plans=plans)
 
 
 def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int | None = None) -> nn.Module:
@@ -188,114 +229,27 @@ def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def _request(
-    phi: float | None,
-    depth: float | None,
-    width: float | None,
-    resolution: float | None,
-    image_size: int | tuple[int, int] | None,
-    coefficients: Coefficients,
-    fit: bool | None,
-    tolerance: float,
-    divisor: int,
-    round_limit: float,
-    depth_rounding: DepthRounding,
-    pin: Sequence[str],
-    pin_depth: Sequence[str],
-    derive: Mapping[str, str] | None,
-) -> Request:
-    """The arguments, checked."""
-    wanted = {"depth": depth, "width": width, "resolution": resolution}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    if phi is not None and given:
-        raise UsageError(f"give phi or multipliers, not both: phi={phi!r} and {', '.join(given)}")
-    if phi is None and not given and image_size is None:
-        raise UsageError("give phi (compound scaling), or some of depth, width, resolution and image_size")
-    if phi is not None and not (_is_a(Real, phi) and -30 < phi < 30):
-        raise UsageError(f"phi must be a number between -30 and 30, got {phi!r}")
-    if not _is_a(Coefficients, coefficients):
-        raise UsageError(
-            f"coefficients must be cnnscale.Coefficients(alpha=..., beta=..., gamma=...), got {coefficients!r}"
-        )
-    if fit and phi is None:
-        raise UsageError("fit=True needs phi: explicit multipliers have no target to fit")
-    if resolution is not None and image_size is not None:
-        raise UsageError("give resolution or image_size, not both")
-    multipliers = coefficients.at(phi) if phi is not None else Multipliers(**(dict.fromkeys(wanted, 1.0) | given))
-    options = _options(
-        divisor=divisor,
-        round_limit=round_limit,
-        depth_rounding=depth_rounding,
-        pin=_patterns(pin, "pin"),
-        pin_depth=_patterns(pin_depth, "pin_depth"),
-        derive=_told(derive),
-        fit=phi is not None if fit is None else fit,
-        tolerance=tolerance,
-    )
-    return Request(
-        phi=phi, coefficients=coefficients, multipliers=multipliers, sides=_sides(image_size), options=options
-    )
-
-
-def _options(**given: Any) -> Options:
-    try:
-        return Options(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = first["loc"][0]
-        raise UsageError(f"{name}={given[str(name)]!r}: {first['msg']}") from error
-
-
-def _patterns(value: Sequence[str], name: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise UsageError(f"{name} takes a sequence of regular expressions: {name}=({value!r},)")
-    return tuple(value)
-
-
-def _told(value: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
-    if value is not None and not _is_a(Mapping, value):
-        raise UsageError(f"derive takes a mapping of regular expressions to rules, got {value!r}")
-    return tuple((value or {}).items())
-
-
-def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
-    if image_size is None:
-        return None
-    sides: Any = (image_size,) if isinstance(image_size, int) else image_size
-    if not _are_sides(sides):
-        raise UsageError(f"image_size must be a positive int or (H, W), got {image_size!r}")
-    return tuple(sides)
-
-
-def _are_sides(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) > 0 and all(isinstance(v, int) and v > 0 for v in value)
-
-
-def _is_a(cls: type, value: object) -> bool:
-    return isinstance(value, cls)
-
-
 def _checked_weights(weights: str, seed: int | None) -> None:
     if weights not in ("fresh", "inherit"):
         raise UsageError(f"weights must be 'fresh' or 'inherit', got {weights!r}")
-    if seed is not None and not _is_a(int, seed):
+    if seed is not None and not is_a(int, seed):
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, request: Request) -> Analysis:
+def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
     if not isinstance(model, nn.Module):
         raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
     if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
     size = _own_input_size(model) if input_size is None else input_size
-    if not _are_sides(size):
+    if not are_sides(size):
         raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(model, tuple(size), _pinned_apart(request))
+    return analyse(model, tuple(size), _pinned_apart(asked))
 
 
 def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
-    """The pins that set widths apart from others: at width 1, none do."""
-    return asked.options.pin if asked.multipliers.width != 1 else ()
+    """The pins that set widths apart from others: where no width moves, none do."""
+    return asked.options.pin if moves_widths(asked) else ()
 
 
 def _own_input_size(model: nn.Module) -> tuple[int, ...]:
@@ -410,10 +364,7 @@ def _agree(verification: Verification, made: Plan) -> None:
 def _judge(verification: Verification, strict: bool) -> None:
     if verification.ok:
         return
-    message = f"MACs grew {verification.growth:.3f} times"
-    if verification.target_growth is not None:
-        message += f" where {verification.target_growth:.3f} was wanted"
-        message += f", beyond the tolerance of {verification.tolerance:.1%}"
+    message = failure_of(verification) or ""
     if verification.notes:
         message += f" ({verification.notes[0]})"
     if strict:

@@ -25,7 +25,17 @@ from .shapes import Split
 from .symbolic import Atom, Poly, Values
 from .tracing import caller
 
-__all__ = ["Choice", "Group", "check_pins", "choose", "groups", "meeting", "pinned_atoms", "pinned_layers"]
+__all__ = [
+    "Choice",
+    "Group",
+    "check_pins",
+    "choose",
+    "groups",
+    "meeting",
+    "pinned_atoms",
+    "pinned_layers",
+    "told_factors",
+]
 
 
 @dataclass(frozen=True)
@@ -108,11 +118,22 @@ def _trunk(analysis: Analysis) -> set[Atom]:
 
 
 def choose(
-    found: Sequence[Group], width: float, values: Values, *, divisor: int, round_limit: float, pinned: dict[Atom, str]
+    found: Sequence[Group],
+    width: float,
+    values: Values,
+    *,
+    divisor: int,
+    round_limit: float,
+    pinned: Mapping[Atom, str],
+    factors: Mapping[Atom, float],
 ) -> Iterator[Choice]:
-    """Decide each group's width, writing it into ``values`` (which already holds the numbers of added blocks)."""
+    """Decide each group's width, writing it into ``values`` (which already holds the numbers of added blocks).
+
+    ``factors`` are multipliers of single groups, instead of ``width``.
+    """
     for group in found:
-        choice = _choice(group, width, values, divisor, round_limit, pinned.get(group.atom))
+        factor = factors.get(group.atom, width)
+        choice = _choice(group, factor, values, divisor, round_limit, pinned.get(group.atom))
         values[group.atom] = choice.value
         yield choice
 
@@ -141,6 +162,33 @@ def _choice(group: Group, width: float, values: Values, divisor: int, round_limi
 
 def _of(unit: int) -> str:
     return f", in {unit} groups" if unit > 1 else ""
+
+
+def told_factors(
+    analysis: Analysis, found: Sequence[Group], patterns: Sequence[tuple[str, float]]
+) -> dict[Atom, float]:
+    """The multipliers of single groups: (regular expression on module paths, multiplier), the last match holds.
+
+    All layers that share a width get it. A width that follows another by a rule goes on doing so.
+
+    Raises:
+        UsageError: a pattern is no regular expression, matches no width, or only such as follow others.
+    """
+    factors: dict[Atom, float] = {}
+    for pattern, factor in patterns:
+        search = compiled(pattern, "width")
+        named = [g for g in found if any(search(analysis.baseline_path(p)) for p in g.layers)]
+        free = [g for g in named if g.derived is None]
+        if not named:
+            example = next((g.name for g in found), "none")
+            raise UsageError(f"width={{{pattern!r}: ...}} matches no layer whose width can change, such as {example!r}")
+        if not free:
+            raise UsageError(
+                f"width={{{pattern!r}: ...}} names {named[0].name!r}, which follows another width "
+                f"({named[0].derived}); name that one, or free it with derive={{{pattern!r}: 'on its own'}}"
+            )
+        factors.update(dict.fromkeys((g.atom for g in free), factor))
+    return factors
 
 
 def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]:

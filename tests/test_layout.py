@@ -19,10 +19,14 @@ PACKAGE = Path(__file__).parent.parent / "cnnscale"
 LAYERS = (
     "errors",
     "coefficients",
+    "strategies",
+    "budgets",
+    "publications",
     "rounding",
     "patterns",
     "formatting",
     "plans",
+    "requests",
     "drawing",
     "records",
     "searching.grid",
@@ -90,28 +94,43 @@ PURE = (
 PRINTS = ("cli",)
 
 PUBLIC = [
+    "DEPTH",
     "EFFICIENTNET",
+    "EFFICIENTNET_V2",
+    "FAST",
+    "RESNET_RS",
+    "RESOLUTION",
+    "TINY",
+    "WIDTH",
+    "Budget",
+    "BudgetError",
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Family",
     "Grid",
     "GrowthError",
     "GrowthWarning",
+    "Measurement",
     "ModelError",
     "Multipliers",
     "Plan",
     "PlanError",
+    "Published",
     "RewriteError",
     "Scaling",
     "SearchError",
+    "Strategy",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
     "Verification",
     "WidthError",
     "apply",
+    "family",
     "measure",
     "plan",
+    "published",
     "scale",
     "search",
     "verify",
@@ -122,9 +141,14 @@ FAMILIES = re.compile(
     r"mobilenet|nfnet|regnet|repvgg|res2net|resnest|resnet|resnext|shufflenet|squeezenet|tinynet|vgg\d|\bxception",
     re.IGNORECASE,
 )
-# The paper's coefficients carry its network's name, and the command line's help gives examples.
-FAMILIES_ALLOWED = {"EFFICIENTNET", '"EFFICIENTNET"'}
-NAMES_MODELS = ("cli",)
+# Strategies carry the names of the networks that they come from, and the command line's help gives examples.
+STRATEGY_NAMES = ("EFFICIENTNET", "EFFICIENTNET_V2", "RESNET_RS")
+FAMILIES_ALLOWED = {
+    *STRATEGY_NAMES,
+    *(f'"{name}"' for name in STRATEGY_NAMES),
+    *(f'"{name.lower().replace("_", "-")}"' for name in STRATEGY_NAMES),
+}
+NAMES_MODELS = ("cli", "publications")
 
 
 def modules() -> list[Path]:

@@ -50,7 +50,10 @@ def test_built_candidates_measure_the_budget(searched: dict[str, Candidates], so
 def test_every_point_of_the_grid_is_accounted_for_and_every_net_is_there_once(searched: dict[str, Candidates]):
     found, grid = searched["beta"], GRIDS["beta"][0]
     assert sum(1 + len(m.merged) for m in found.members) + len(found.left_out) == len(list(grid.cells())) == 25
-    nets = [(m.plan.input_size, m.plan.stages, tuple(w.after for w in m.plan.widths)) for m in found.members]
+    nets = [
+        (m.plan.input_size, [s.new_repeats for s in m.plan.stages], [w.after for w in m.plan.widths])
+        for m in found.members
+    ]
     assert len(set(map(repr, nets))) == len(nets)
     assert len({m.name for m in found.members}) == len(nets)
     # two blocks a stage become three for every alpha above 1: what was built is 1.5 times as deep, nearest to 1.4

@@ -17,14 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from cnnscale.budgets import Cost
 from cnnscale.coefficients import Coefficients, Multipliers
 from cnnscale.errors import UsageError, WidthError
-from cnnscale.planning import Planner, Request
-from cnnscale.plans import Cost, Plan
+from cnnscale.planning import Planner
+from cnnscale.plans import Plan
+from cnnscale.requests import Request
 
 from .grid import BASES, Base, Cell, Grid
 
-__all__ = ["Candidate", "Candidates", "LeftOut", "explicit", "find_candidates"]
+__all__ = ["Candidate", "Candidates", "LeftOut", "explicit", "find_candidates", "net_of"]
 
 _STEPS = 16  # bisection steps: 2e-5 of a base
 _MOST = 64.0  # no base is solved beyond it
@@ -119,6 +121,7 @@ def explicit(planner: Planner, multipliers: Multipliers, sides: Sides | None = N
     return planner.plan(
         Request(
             phi=None,
+            budget=None,
             coefficients=Coefficients(),
             multipliers=multipliers,
             sides=sides,
@@ -209,11 +212,17 @@ def _multipliers(bases: Cell) -> Multipliers:
     return Multipliers(**{_DIMENSION[base]: bases[base] for base in BASES})
 
 
+def net_of(plan: Plan) -> object:
+    """What two plans of one baseline share where they build the same net for the same images."""
+    repeats = tuple(stage.new_repeats for stage in plan.stages)
+    return plan.input_size, repeats, tuple(width.after for width in plan.widths)
+
+
 def _merged(plans: Sequence[Plan]) -> Iterator[Candidate]:
     """One candidate per net."""
     nets: dict[object, list[Plan]] = {}
     for plan in plans:
-        nets.setdefault((plan.input_size, plan.stages, tuple(width.after for width in plan.widths)), []).append(plan)
+        nets.setdefault(net_of(plan), []).append(plan)
     for same in nets.values():
         best = min(same, key=lambda plan: _distance(plan.multipliers, plan.achieved))
         others = tuple(plan.multipliers for plan in same if plan is not best)
