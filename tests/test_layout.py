@@ -65,6 +65,8 @@ LAYERS = (
     "loading",
     "benchmarking",
     "reference",
+    "datasets",
+    "training",
     "searching.statistics",
     "searching.halving",
     "searching.candidates",
