@@ -75,6 +75,12 @@ class _Goal:
     params: Annotated[str | None, _budget("Instead of phi: 25M.", metavar="N")] = None
     activations: Annotated[str | None, _budget("Of one image, instead of phi.", metavar="N")] = None
     growth: Annotated[float | None, _budget("Of MACs, instead of phi: 3 is thrice the baseline's.")] = None
+    latency_ms: Annotated[float | None, _budget("Of one batch, measured here: builds and times networks.")] = None
+    peak_memory: Annotated[str | None, _budget("Of one batch, in bytes, measured likewise: 2G.", metavar="N")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], _budget("Of measured budgets; auto: cuda if there is one.")] = (
+        "auto"
+    )
+    batch_size: Annotated[int, _budget("Images of a batch in measured budgets.")] = 1
     depth: Annotated[list[str], _grow("Multiplier, instead of phi; REGEX=F for single stages.", metavar="F")] = field(
         default_factory=list
     )
@@ -87,7 +93,9 @@ class _Goal:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
         budgets = {name: _amount(f"--{name}", getattr(self, name)) for name in ("macs", "params", "activations")}
         factors = {name: _factors(f"--{name}", getattr(self, name)) for name in ("depth", "width")}
-        return {"growth": self.growth, "resolution": self.resolution, **budgets, **factors}
+        measured = {name: getattr(self, name) for name in ("latency_ms", "device", "batch_size")}
+        measured["peak_memory_bytes"] = _amount("--peak-memory", self.peak_memory)
+        return {"growth": self.growth, "resolution": self.resolution, **budgets, **measured, **factors}
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ class _Shaping:
     pin: Annotated[list[str], _round("Regex of modules whose width stays.")] = field(default_factory=list)
     pin_depth: Annotated[list[str], _round("Regex of stages whose repeats stay.")] = field(default_factory=list)
     derive: Annotated[list[str], _round("REGEX=RULE for inner widths.")] = field(default_factory=list)
+    submodule: Annotated[str | None, _round("Scale this module inside; the rest stays.", metavar="PATH")] = None
 
     def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
@@ -120,6 +129,7 @@ class _Shaping:
         strategy = values.pop("strategy")
         size = _pixels("--input-size", self.input_size, forms="CxHxW")
         image = _pixels("--image-size", self.image_size, forms="HxW")
+        declared_size = None if self.submodule else declared_size  # that is the whole's
         return values | {
             "coefficients": _curve(strategy, {name: base for name, base in bases.items() if base is not None}),
             "image_size": image and (image[0], image[-1]),
@@ -429,12 +439,18 @@ def verify(
 @_command("bench resnet18 --phi 0 1 2", "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json")
 def bench(model: _Model, timing: _Bench, shaping: _Shaping, as_json: _Json = False) -> None:
     """Time the baseline and scaled variants. Each is verified first; one that fails is not timed."""
-    from .benchmarking import Report, Row, Settings, bench_rows, environment, phi_variants
+    from .benchmarking import Report, Row, bench_rows, environment, phi_variants
     from .loading import load
+    from .parts import part_of
+    from .timing import Settings
 
     settings = Settings(**{name: value for name, value in vars(timing).items() if name != "phi"})
     loaded = load(model)
-    variants = phi_variants(loaded.model, timing.phi, **shaping.keywords(loaded.input_size))
+    keywords = shaping.keywords(loaded.input_size)
+    part = part_of(loaded.model, keywords.pop("submodule"))  # of a submodule, the time is its own
+    variants = phi_variants(
+        part.module, timing.phi, **keywords | {"input_size": keywords["input_size"] or part.input_size}
+    )
     rows: tuple[Row, ...] = ()
     interrupted = False
     with _stderr().status("") as status:  # shows nothing where stderr is no terminal

@@ -115,7 +115,12 @@ def _missed(verification: Verification) -> str | None:
         return f"{growth}, {verification.growth / target - 1:+.1%} {tolerance}"
     binding, load = max(verification.loads.items(), key=lambda item: item[1])
     limit = _limit_text(binding, load, verification.scaled, verification.measured)
-    return f"the budget is missed: {limit}, {load - 1:+.1%} {tolerance}; no plan comes nearer with these rounding rules"
+    why = (
+        "no plan comes nearer with these rounding rules"
+        if verification.measured is None or not hasattr(verification.measured, binding)
+        else "the last of several measurements: other work on the machine moves them"
+    )
+    return f"the budget is missed: {limit}, {load - 1:+.1%} {tolerance}; {why}"
 
 
 def plan_view(plan: Plan) -> Group:
@@ -277,7 +282,8 @@ def aim_text(plan: Plan) -> str:
 
 def _heading(plan: Plan) -> Text:
     sizes = f"input {size_text(plan.baseline_size)} -> {size_text(plan.input_size)}"
-    return Text.assemble((plan.model, "bold"), f", {aim_text(plan)}, {sizes}")
+    part = f" at {plan.options.submodule!r}" if plan.options.submodule else ""
+    return Text.assemble((plan.model, "bold"), f"{part}, {aim_text(plan)}, {sizes}")
 
 
 def _direction_lines(plan: Plan) -> list[RenderableType]:
@@ -302,11 +308,17 @@ def _multipliers_text(multipliers: Multipliers) -> str:
 def _repeats_table(stages: tuple[Stage, ...]) -> Table:
     table = _table("stage", "block", "now", "wanted", "got", "note", left=("stage", "block", "note"))
     for stage in stages:
-        wanted = "-" if stage.wanted is None else f"{stage.wanted:.2f}"
+        wanted = "-" if stage.wanted is None else _not_rounded_down(stage.wanted)
         table.add_row(
             *map(_cell, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
         )
     return table
+
+
+def _not_rounded_down(value: float) -> str:
+    """Two decimals, and a plus where they hide that it is above a whole number, which ceil would show."""
+    text = f"{value:.2f}"
+    return f"{text}+" if value > float(text) and float(text).is_integer() else text
 
 
 def _widths_table(plan: Plan) -> Table:

@@ -26,7 +26,8 @@ Factor: TypeAlias = "float | Mapping[str, float] | None"
 """A multiplier for all, or by regular expression on module paths; the empty expression is all the others."""
 
 _TOLERANCE = 0.03
-_BUDGET_TOLERANCE = 0.02
+_COUNTED_TOLERANCE = 0.02
+_MEASURED_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def request(
         pin_depth=_patterns(pin_depth, "pin_depth"),
         derive=_told(derive),
         fit=on_curve if fit is None else fit,
-        tolerance=(_BUDGET_TOLERANCE if budget.asked else _TOLERANCE) if tolerance is None else tolerance,
+        tolerance=_tolerance(budget) if tolerance is None else tolerance,
         **rounding,
     )
     return Request(
@@ -145,6 +146,12 @@ def _one_way(
             "give phi (compound scaling), a budget (macs, params, ...), or some of depth, width, resolution and "
             "image_size"
         )
+
+
+def _tolerance(budget: Budget) -> float:
+    if budget.measured:
+        return _MEASURED_TOLERANCE
+    return _COUNTED_TOLERANCE if budget.asked else _TOLERANCE
 
 
 def _by_path(name: str, factor: Factor) -> tuple[dict[str, float], float | None]:

@@ -7,18 +7,20 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from .analysis import Analysis
-from .budgets import Budget
+from .budgets import Budget, Measurement
 from .coefficients import EFFICIENTNET
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
 from .formatting import failure_of
 from .initialization import Weights, initialize
+from .limits import meet
+from .parts import Part, part_of
 from .planning import Planner
 from .plans import Family, Plan
 from .reading import analyse, fingerprint
@@ -28,8 +30,10 @@ from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
 from .surgery import Origin
 from .symbolic import Values
+from .timing import DTYPES, Settings, device_name, time_model
 from .verification import check
 
+_TIMED_S, _RUN_S = 1.0, 0.05  # seconds of measurement, where the time counts and where only memory does
 __all__ = ["apply", "family", "plan", "scale", "verify"]
 
 
@@ -45,6 +49,10 @@ def scale(
     params: float | None = None,
     activations: float | None = None,
     growth: float | None = None,
+    latency_ms: float | None = None,
+    peak_memory_bytes: float | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
     coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
@@ -60,6 +68,7 @@ def scale(
     derive: Mapping[str, str] | None = None,
     weights: Weights = "fresh",
     seed: int | None = None,
+    submodule: str | None = None,
 ) -> nn.Module:
     """Scale any convolutional network by compound scaling (EfficientNet, arXiv 1905.11946).
 
@@ -80,12 +89,18 @@ def scale(
         params: budget of parameters.
         activations: budget of the convolutions' output elements, of one image.
         growth: budget of MACs as a multiple of the baseline's; 2 is phi = 1.
+        latency_ms: budget of the median time of one batch, in milliseconds, measured on this machine. Some networks
+            are built and timed on the way; the result is measured again (``plan.measured``).
+        peak_memory_bytes: budget of what torch holds during a forward pass of one batch, measured likewise.
+        device: where a measured budget is measured: ``cpu``, ``cuda``, or ``auto``, which is cuda where there is one.
+        batch_size: images of one batch of a measured budget.
         coefficients: the proportion in which depth, width and resolution grow: a strategy of
             :mod:`cnnscale.strategies`, or coefficients alpha, beta and gamma.
         input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224).
         fit: move along the compound direction until the measured MACs are within ``tolerance`` of 2 ** phi. True by
             default with phi; False is the paper's bare formula.
-        tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a budget.
+        tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a counted
+            budget, 0.05 with a measured one.
         strict: raise :class:`GrowthError` where the growth is out of tolerance, instead of a :class:`GrowthWarning`.
         divisor: widths are rounded to multiples of it.
         round_limit: a rounded width is never below this fraction of the width wanted; 0 turns that off.
@@ -98,6 +113,8 @@ def scale(
             a plan: ``{"conv_pw": "in proportion to block input"}`` (:func:`cnnscale.derivation.parse`).
         weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits.
         seed: makes the drawn weights reproducible; the global generator is never touched.
+        submodule: path of the module inside ``model`` to scale; the result is a copy of the whole. What that module
+            returns keeps its channels; sizes, patterns and growth are its own (:mod:`cnnscale.parts`).
 
     Raises:
         UsageError: contradictory arguments.
@@ -113,7 +130,14 @@ def scale(
         width=width,
         resolution=resolution,
         image_size=image_size,
-        budget=Budget(macs=macs, params=params, activations=activations, growth=growth),
+        budget=Budget(
+            macs=macs,
+            params=params,
+            activations=activations,
+            growth=growth,
+            latency_ms=latency_ms,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
         coefficients=coefficients,
         fit=fit,
         tolerance=tolerance,
@@ -125,13 +149,15 @@ def scale(
         pin=pin,
         pin_depth=pin_depth,
         derive=derive,
+        submodule=submodule,
     )
-    analysis = _analysis(model, input_size, asked)
+    part = part_of(model, submodule)
+    analysis = _analysis(part, input_size, asked)
     planner = Planner(analysis, asked.options)
-    made = planner.plan(asked)
-    result, record = _carry_out(model, analysis, planner, made, weights, seed)
+    made = _planned(part.module, analysis, planner, asked, device, batch_size)
+    result, record = _carry_out(part.module, analysis, planner, made, weights, seed)
     _judge(record.verification, strict)
-    return result
+    return part.replaced(result)
 
 
 def plan(
@@ -146,6 +172,10 @@ def plan(
     params: float | None = None,
     activations: float | None = None,
     growth: float | None = None,
+    latency_ms: float | None = None,
+    peak_memory_bytes: float | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
     coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
@@ -158,15 +188,26 @@ def plan(
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
+    submodule: str | None = None,
 ) -> Plan:
-    """The plan that :func:`scale` would carry out, with the same arguments and errors; nothing is built."""
+    """The plan that :func:`scale` would carry out, with the same arguments and errors.
+
+    Nothing is built, save for a measured budget.
+    """
     asked = request(
         phi=phi,
         depth=depth,
         width=width,
         resolution=resolution,
         image_size=image_size,
-        budget=Budget(macs=macs, params=params, activations=activations, growth=growth),
+        budget=Budget(
+            macs=macs,
+            params=params,
+            activations=activations,
+            growth=growth,
+            latency_ms=latency_ms,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
         coefficients=coefficients,
         fit=fit,
         tolerance=tolerance,
@@ -178,8 +219,11 @@ def plan(
         pin=pin,
         pin_depth=pin_depth,
         derive=derive,
+        submodule=submodule,
     )
-    return Planner(_analysis(model, input_size, asked), asked.options).plan(asked)
+    part = part_of(model, submodule)
+    analysis = _analysis(part, input_size, asked)
+    return _planned(part.module, analysis, Planner(analysis, asked.options), asked, device, batch_size)
 
 
 def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping: Any) -> Family:
@@ -201,15 +245,16 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
     _checked_weights(weights, seed)
-    if plan.fingerprint != fingerprint(model):
+    part = part_of(model, plan.options.submodule)
+    if plan.fingerprint != fingerprint(part.module):
         raise PlanError(
-            f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
-            "make a new plan for this model"
+            f"the plan was made for a {plan.model} with other parameter shapes than this "
+            f"{type(part.module).__name__}; make a new plan for this model"
         )
-    analysis = analyse(model, plan.baseline_size, _pinned_apart(plan))
+    analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan))
     planner = Planner(analysis, plan.options)
-    result, _ = _carry_out(model, analysis, planner, plan, weights, seed)
-    return result
+    result, _ = _carry_out(part.module, analysis, planner, plan, weights, seed)
+    return part.replaced(result)
 
 
 def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
@@ -222,7 +267,8 @@ def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
     record = getattr(scaled, "scaling", None)
     if not isinstance(record, Scaling):
         raise UsageError("verify needs a model made by cnnscale.scale or cnnscale.apply (it has no .scaling record)")
-    changed = record.verification.changed
+    changed, path = record.verification.changed, record.plan.options.submodule or ""
+    baseline, scaled = baseline.get_submodule(path), scaled.get_submodule(path)
     return check(baseline, scaled, record.plan, changed=changed, tolerance=record.plan.options.tolerance)
 
 
@@ -236,15 +282,13 @@ def _checked_weights(weights: str, seed: int | None) -> None:
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
-    if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
+def _analysis(part: Part, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
+    if not all(isinstance(net.scaling, Scaling) for net in (part.whole, part.module) if hasattr(net, "scaling")):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
-    size = _own_input_size(model) if input_size is None else input_size
+    size = part.input_size if input_size is None else input_size
     if not are_sides(size):
         raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(model, tuple(size), _pinned_apart(asked))
+    return analyse(part.module, tuple(size), _pinned_apart(asked))
 
 
 def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
@@ -252,20 +296,47 @@ def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
     return asked.options.pin if moves_widths(asked) else ()
 
 
-def _own_input_size(model: nn.Module) -> tuple[int, ...]:
-    """The input size that a model declares, else 224 pixels and the first convolution's channels."""
-    record: Any = getattr(model, "scaling", None)
-    if isinstance(record, Scaling):
-        return record.input_size
-    for name in ("pretrained_cfg", "default_cfg"):
-        config = getattr(model, name, None)
-        size = config.get("input_size") if isinstance(config, dict) else None
-        if size:
-            return tuple(size)
-    first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    if first is None:
-        return (3, 224, 224)
-    return (first.in_channels, *(224,) * len(first.kernel_size))
+def _planned(
+    model: nn.Module, analysis: Analysis, planner: Planner, asked: Request, device: str, batch_size: int
+) -> Plan:
+    """The plan; where the budget has to be measured, the networks on the way are built and timed."""
+    budget = asked.budget
+    if budget is None or not budget.measured:
+        return planner.plan(asked)
+    settings = _settings(model, budget, device, batch_size)
+
+    def plan_for(counted: Budget) -> Plan:
+        return planner.plan(dataclasses.replace(asked, budget=counted))
+
+    def measured(made: Plan) -> Measurement:
+        built, record = _carry_out(model, analysis, planner, made, "fresh", 0)
+        timing, used = time_model(built, record.input_size, settings), settings.torch_device
+        return Measurement(
+            latency_ms=timing.latency_ms,
+            iqr_ms=timing.iqr_ms,
+            runs=timing.runs,
+            peak_memory_bytes=timing.peak_memory_bytes,
+            batch_size=batch_size,
+            device=used.type,
+            device_name=device_name(used),
+        )
+
+    return meet(plan_for, measured, budget, tolerance=asked.options.tolerance)
+
+
+def _settings(model: nn.Module, budget: Budget, device: str, batch_size: int) -> Settings:
+    """How a measured budget is measured: in the model's own dtype."""
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise UsageError("a measured budget needs a model that can run; this one is on the meta device")
+    kinds = {name for name, dtype in DTYPES.items() if any(p.dtype == dtype for p in model.parameters())}
+    if len(kinds) != 1:
+        raise UsageError(f"a measured budget needs a model of one dtype out of {', '.join(DTYPES)}; convert it first")
+    return Settings(
+        batch_size=batch_size,
+        device=cast("Any", device),
+        dtype=cast("Any", kinds.pop()),
+        min_time_s=_TIMED_S if budget.latency_ms is not None else _RUN_S,
+    )
 
 
 @dataclass(frozen=True)

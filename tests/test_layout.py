@@ -36,6 +36,16 @@ LAYERS = (
     "tracing",
     "shapes",
     "scales",
+    "ops.table",
+    "ops.arguments",
+    "ops.sizes",
+    "ops.elementwise",
+    "ops.cutting",
+    "ops.reshaping",
+    "ops.windows",
+    "ops.convolutions",
+    "ops.products",
+    "ops.norms",
     "ops",
     "kernels",
     "layers",
@@ -53,6 +63,7 @@ LAYERS = (
     "opening",
     "projections",
     "reading",
+    "parts",
     "costs",
     "fitting",
     "planning",
@@ -60,6 +71,8 @@ LAYERS = (
     "rewriting",
     "initialization",
     "measuring",
+    "timing",
+    "limits",
     "verification",
     "scaling",
     "loading",
@@ -158,7 +171,7 @@ def modules() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """``searching.grid`` for ``searching/grid.py``; the ``__init__`` of a package inside has the package's name."""
+    """``ops.table`` for ``ops/table.py``; the ``__init__`` of a package inside has the package's name."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -302,10 +315,10 @@ def docstring_lines(tree: ast.Module) -> Iterator[int]:
         ("def f():\n    from cnnscale.errors import UsageError", {"errors"}, "cnnscale"),
         ("if TYPE_CHECKING:\n    from .errors import UsageError", set(), "cnnscale"),
         ("import torch\nfrom torch import nn", set(), "cnnscale"),
-        ("from cnnscale.searching.grid import Grid", {"searching.grid"}, "cnnscale"),
-        ("from .grid import Grid", {"searching.grid"}, "cnnscale.searching"),
-        ("from . import grid", {"searching.grid"}, "cnnscale.searching"),
-        ("from . import GRIDS", {"searching"}, "cnnscale.searching"),
+        ("from cnnscale.ops.table import rule", {"ops.table"}, "cnnscale"),
+        ("from .table import rule", {"ops.table"}, "cnnscale.ops"),
+        ("from . import cutting", {"ops.cutting"}, "cnnscale.ops"),
+        ("from . import RULES", {"ops"}, "cnnscale.ops"),
     ],
 )
 def test_the_import_reader_itself(source: str, expected: set[str], package: str):

@@ -14,13 +14,13 @@ from test_search_engine import Here
 
 import cnnscale
 from cnnscale import Coefficients, Grid
-from cnnscale.benchmarking import Timing
 from cnnscale.errors import SearchError, UsageError
 from cnnscale.searching.halving import keep_best, schedule
 from cnnscale.searching.ledger import Ledger
 from cnnscale.searching.result import as_csv, export_rows
 from cnnscale.searching.search import prepare
 from cnnscale.searching.statistics import rank, t_probability, t_quantile
+from cnnscale.timing import Timing
 
 SIZE = (1, 32, 32)
 GRID = Grid(alpha=(1, 1.3), gamma=(1, 1.15, 1.3))  # five of whose six points have a net

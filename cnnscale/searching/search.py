@@ -18,12 +18,12 @@ from typing import Any
 
 from torch import nn
 
-from cnnscale.benchmarking import Settings, time_model
 from cnnscale.errors import SearchError, UsageError
 from cnnscale.planning import Planner
 from cnnscale.plans import Options
 from cnnscale.reading import analyse
 from cnnscale.scaling import apply, plan
+from cnnscale.timing import Settings, time_model
 
 from .candidates import Candidates, LeftOut, find_candidates
 from .engine import Driver
