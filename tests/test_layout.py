@@ -92,6 +92,10 @@ LAYERS = (
     "searching.result",
     "searching.search",
     "searching",
+    "studies.paper",
+    "studies.variants",
+    "studies.study",
+    "studies",
     "cli",
     "__main__",
     "__init__",
@@ -163,7 +167,7 @@ FAMILIES_ALLOWED = {
     *(f'"{name}"' for name in STRATEGY_NAMES),
     *(f'"{name.lower().replace("_", "-")}"' for name in STRATEGY_NAMES),
 }
-NAMES_MODELS = ("cli", "publications")
+NAMES_MODELS = ("cli", "publications", "studies.paper")
 
 
 def modules() -> list[Path]:
