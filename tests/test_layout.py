@@ -96,11 +96,18 @@ LAYERS = (
     "studies.variants",
     "studies.study",
     "studies",
+    "terminal",
+    "options",
     "cli",
     "__main__",
     "__init__",
 )
-ABOVE_INIT = ("cli", "__main__")  # programs on top of the public API: __init__ does not import them
+ABOVE_INIT = (
+    "terminal",
+    "options",
+    "cli",
+    "__main__",
+)  # programs on top of the public API: __init__ does not import them
 
 PURE = (
     *LAYERS[: LAYERS.index("tracing")],
@@ -110,7 +117,7 @@ PURE = (
     "searching.statistics",
     "searching.halving",
 )
-PRINTS = ("cli",)
+PRINTS = ("terminal",)
 
 PUBLIC = [
     "DEPTH",
