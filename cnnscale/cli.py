@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from . import campaigns
 from .coefficients import Coefficients
 from .errors import UsageError
 from .formatting import bench_view, explain_view, family_view, plan_view, scaling_view, verification_view
@@ -284,5 +285,7 @@ def bench(model: Model, timing: _Bench, shaping: _Shaping, as_json: Json = False
     if not report.ok:
         raise typer.Exit(1)
 
+
+campaigns.add_commands()
 
 main = app  # what the installed command and __main__ call

@@ -91,6 +91,9 @@ LAYERS = (
     "searching.pools",
     "searching.result",
     "searching.search",
+    "searching.status",
+    "searching.forecast",
+    "searching.views",
     "searching",
     "studies.paper",
     "studies.variants",
@@ -98,6 +101,7 @@ LAYERS = (
     "studies",
     "terminal",
     "options",
+    "campaigns",
     "cli",
     "__main__",
     "__init__",
@@ -174,7 +178,7 @@ FAMILIES_ALLOWED = {
     *(f'"{name}"' for name in STRATEGY_NAMES),
     *(f'"{name.lower().replace("_", "-")}"' for name in STRATEGY_NAMES),
 }
-NAMES_MODELS = ("cli", "publications", "studies.paper")
+NAMES_MODELS = ("cli", "campaigns", "publications", "studies.paper")
 
 
 def modules() -> list[Path]:

@@ -179,6 +179,11 @@ class Ledger:
         rows = self._db.execute("SELECT name, plan, facts FROM candidates ORDER BY position")
         return {name: (plan, json.loads(facts)) for name, plan, facts in rows}
 
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Name -> what is known of the candidate besides its plan."""
+        rows = self._db.execute("SELECT name, facts FROM candidates ORDER BY position")
+        return {name: json.loads(facts) for name, facts in rows}
+
     def plan_of(self, candidate: str) -> str:
         """A candidate's plan, as JSON."""
         return str(self._db.execute("SELECT plan FROM candidates WHERE name = ?", (candidate,)).fetchone()[0])

@@ -104,7 +104,7 @@ def conclude(candidates: Candidates, ledger: Ledger, rungs: int, confidence: flo
     if not by_rung[-1]:
         raise SearchError(f"no candidate finished the search: {last_error(tasks)}")
     rankings = tuple(rank(values, confidence) for values in by_rung)
-    facts = {name: measured for name, (_, measured) in ledger.candidates().items()}
+    facts = ledger.facts()
     seconds = {
         name: fmean(t.seconds or 0.0 for t in tasks if t.candidate == name and t.state == "done")
         for name in by_rung[-1]
@@ -122,7 +122,7 @@ def last_error(tasks: Sequence[Task]) -> str:
 
 def export_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """Every task with its candidate's facts, as plain rows."""
-    facts = {name: measured for name, (_, measured) in ledger.candidates().items()}
+    facts = ledger.facts()
     return [{**asdict(task), **facts[task.candidate]} for task in ledger.tasks()]
 
 

@@ -20,7 +20,6 @@ from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
 from cnnscale.planning import Planner
-from cnnscale.plans import Options
 from cnnscale.reading import analyse
 from cnnscale.scaling import apply, plan
 from cnnscale.timing import Settings, time_model
@@ -76,8 +75,10 @@ def prepare(
 ) -> Prepared:
     """What :func:`search` would train, with the same arguments and errors."""
     baseline = model if isinstance(model, nn.Module) else model()
-    size = plan(baseline, 0).baseline_size if input_size is None else input_size
-    planner = Planner(analyse(baseline, tuple(size)), Options(**options))
+    start = plan(baseline, 0, input_size=input_size, **options)
+    if start.options.submodule is not None:
+        raise UsageError("a search trains whole nets: drop submodule")
+    planner = Planner(analyse(baseline, start.baseline_size), start.options.model_copy(update={"fit": False}))
     found = find_candidates(planner, grid or Grid.default(), budget, tolerance=tolerance)
     return Prepared(
         model=baseline,
@@ -205,13 +206,17 @@ def identity(train_fn: Any) -> str:
 
 def _measured(ready: Prepared, ledger: Ledger, timing: Settings) -> dict[str, dict[str, Any]]:
     """Latency and memory of each candidate, measured once per store."""
-    known = ledger.candidates()
+    known = ledger.facts()
     for member in ready.candidates.members:
         if member.name not in known:
             timed = time_model(apply(ready.model, member.plan), member.plan.input_size, timing)
-            facts = {"latency_ms": timed.latency_ms, "peak_memory_bytes": timed.peak_memory_bytes}
+            facts = {
+                "macs": member.plan.after.macs,
+                "latency_ms": timed.latency_ms,
+                "peak_memory_bytes": timed.peak_memory_bytes,
+            }
             ledger.add_candidates([(member.name, member.plan.to_json(), facts)])
-    return {name: facts for name, (_, facts) in ledger.candidates().items()}
+    return ledger.facts()
 
 
 def _within(ready: Prepared, measured: dict[str, dict[str, Any]], limits: dict[str, float | None]) -> Prepared:

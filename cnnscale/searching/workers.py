@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -22,7 +23,7 @@ from cnnscale.errors import UsageError
 
 from .trials import Job, Outcome, run_job
 
-__all__ = ["LocalExecutor"]
+__all__ = ["LocalExecutor", "default_devices", "default_workers", "threads_of"]
 
 _STOP_S = 2.0
 
@@ -49,9 +50,8 @@ class LocalExecutor:
     """
 
     def __init__(self, workers: int | None = None, devices: Sequence[str] | None = None) -> None:
-        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        self._devices = list(devices or gpus or ["cpu"])
-        wanted = (len(gpus) or _cores()) if workers is None else workers
+        self._devices = list(devices or default_devices())
+        wanted = default_workers() if workers is None else workers
         if wanted < 1:
             raise UsageError(f"workers must be at least 1, got {wanted}")
         self._slots = wanted
@@ -73,9 +73,9 @@ class LocalExecutor:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         device = min(self._devices, key=lambda name: sum(worker.device == name for worker in self._workers))
-        threads = max(1, _cores() // self._slots)
-        process = context.Process(target=_work, args=(theirs, device, threads), daemon=True)
-        process.start()
+        process = context.Process(target=_work, args=(theirs, device, threads_of(self._slots)), daemon=True)
+        with _ignoring_interrupts():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours, device)
         self._workers.append(worker)
@@ -110,6 +110,34 @@ class LocalExecutor:
             worker.process.join()
             worker.pipe.close()
         self._workers.clear()
+
+
+def default_devices() -> list[str]:
+    """Every GPU, or the CPU."""
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def default_workers() -> int:
+    """One per GPU, or where there is none one per core."""
+    return torch.cuda.device_count() or _cores()
+
+
+def threads_of(workers: int) -> int:
+    """CPU threads of each of so many workers."""
+    return max(1, _cores() // workers)
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """A process started meanwhile ignores Ctrl-C from its first moment on, not only when it has imported torch."""
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cores() -> int:

@@ -137,7 +137,9 @@ def run_study(
     nets = _nets(variants)
     with closing(Ledger(store)) as ledger:
         ledger.describe(_description(figure, nets, seeds, train_fn), resume=resume)
-        ledger.add_candidates((name, variant.plan.to_json(), {}) for name, variant in nets.items())
+        ledger.add_candidates(
+            (name, variant.plan.to_json(), {"macs": variant.plan.after.macs}) for name, variant in nets.items()
+        )
         ledger.add_tasks(list(nets), range(seeds), 0, 1.0)
         Driver(ledger, open_executor(executor, workers), pack(model, train_fn), notify=lambda: watch(ledger)).run()
         return _result(figure, variants, nets, ledger)
