@@ -33,7 +33,7 @@ from .plans import Plan
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PLAN_FILE", "WEIGHTS_FILE", "Loaded", "check_output", "load", "load_weights", "rebuild", "save"]
+__all__ = ["PLAN_FILE", "WEIGHTS_FILE", "Factory", "Loaded", "check_output", "load", "load_weights", "rebuild", "save"]
 
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
@@ -48,6 +48,17 @@ class Loaded:
     model: nn.Module
     input_size: tuple[int, ...] | None
     """(C, H, W) in pixels where the model declares its own, else None."""
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Builds the model of a name when it is called: what can be sent to another process instead of a model whose class
+    is known in this one only."""
+
+    spec: str
+
+    def __call__(self) -> nn.Module:
+        return load(self.spec).model
 
 
 def load(spec: str) -> Loaded:
