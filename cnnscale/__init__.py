@@ -25,6 +25,7 @@ from .errors import (
     ModelError,
     PlanError,
     RewriteError,
+    SearchError,
     TraceError,
     UnsupportedOpError,
     UsageError,
@@ -33,11 +34,13 @@ from .errors import (
 from .plans import Family, Plan
 from .publications import Published, published
 from .records import Scaling, Verification
+from .searching.grid import Grid
 from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
 if TYPE_CHECKING:
     from .measuring import measure
     from .scaling import apply, family, plan, scale, verify
+    from .searching.search import search
 
 __version__ = "0.1.0"
 
@@ -58,6 +61,7 @@ __all__ = [
     "ExportError",
     "ExportWarning",
     "Family",
+    "Grid",
     "GrowthError",
     "GrowthWarning",
     "Measurement",
@@ -68,6 +72,7 @@ __all__ = [
     "Published",
     "RewriteError",
     "Scaling",
+    "SearchError",
     "Strategy",
     "TraceError",
     "UnsupportedOpError",
@@ -80,10 +85,12 @@ __all__ = [
     "plan",
     "published",
     "scale",
+    "search",
     "verify",
 ]
 
 _WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
+_WITH_TORCH |= {"search": "searching.search"}
 
 
 def __getattr__(name: str) -> Any:

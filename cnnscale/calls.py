@@ -16,8 +16,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from .copying import meta_copy
 from .errors import ModelError, TraceError
-from .tracing import Tracer, example_input, meta_copy, state_kept, user_frame
+from .tracing import Tracer, example_input, state_kept, user_frame
 
 __all__ = ["Call", "Calls", "is_input", "record", "trace_call"]
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .copying import meta_copy
 from .errors import ExportError
 from .statements import call, constant
-from .tracing import meta_copy
 
 __all__ = ["Argument", "constructor", "description", "public_name", "tensor_value"]
 

@@ -10,6 +10,7 @@
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
     ├── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    ├── SearchError         a store of trials is another search's, or there is nothing to choose from
     └── ExportError         a model cannot be written as source or in another format, or its copy computes otherwise
 
     GrowthWarning           the same, without ``strict``
@@ -30,6 +31,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "RewriteError",
+    "SearchError",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
@@ -79,6 +81,10 @@ class GrowthError(CnnScaleError):
 
 class ExportError(CnnScaleError):
     """A model cannot be written as source or in another format, or what was written computes something else."""
+
+
+class SearchError(CnnScaleError):
+    """A store of trials belongs to another search, or its trials leave nothing to choose from."""
 
 
 class GrowthWarning(UserWarning):

@@ -92,6 +92,8 @@ class Options(_Record):
     """No side of the image is enlarged beyond it."""
     max_repeats: int | None = Field(None, ge=1, strict=True)
     """No stage is deepened beyond it."""
+    submodule: str | None = None
+    """Path of the module inside the model that the plan is for; None: the model itself."""
 
 
 class Plan(_Record):

@@ -20,6 +20,7 @@ from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageEr
 from .formatting import failure_of
 from .initialization import Weights, initialize
 from .limits import meet
+from .parts import Part, part_of
 from .planning import Planner
 from .plans import Family, Plan
 from .reading import analyse, fingerprint
@@ -67,6 +68,7 @@ def scale(
     derive: Mapping[str, str] | None = None,
     weights: Weights = "fresh",
     seed: int | None = None,
+    submodule: str | None = None,
 ) -> nn.Module:
     """Scale any convolutional network by compound scaling (EfficientNet, arXiv 1905.11946).
 
@@ -111,6 +113,8 @@ def scale(
             a plan: ``{"conv_pw": "in proportion to block input"}`` (:func:`cnnscale.derivation.parse`).
         weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits.
         seed: makes the drawn weights reproducible; the global generator is never touched.
+        submodule: path of the module inside ``model`` to scale; the result is a copy of the whole. What that module
+            returns keeps its channels; sizes, patterns and growth are its own (:mod:`cnnscale.parts`).
 
     Raises:
         UsageError: contradictory arguments.
@@ -145,13 +149,15 @@ def scale(
         pin=pin,
         pin_depth=pin_depth,
         derive=derive,
+        submodule=submodule,
     )
-    analysis = _analysis(model, input_size, asked)
+    part = part_of(model, submodule)
+    analysis = _analysis(part, input_size, asked)
     planner = Planner(analysis, asked.options)
-    made = _planned(model, analysis, planner, asked, device, batch_size)
-    result, record = _carry_out(model, analysis, planner, made, weights, seed)
+    made = _planned(part.module, analysis, planner, asked, device, batch_size)
+    result, record = _carry_out(part.module, analysis, planner, made, weights, seed)
     _judge(record.verification, strict)
-    return result
+    return part.replaced(result)
 
 
 def plan(
@@ -182,6 +188,7 @@ def plan(
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
+    submodule: str | None = None,
 ) -> Plan:
     """The plan that :func:`scale` would carry out, with the same arguments and errors.
 
@@ -212,9 +219,11 @@ def plan(
         pin=pin,
         pin_depth=pin_depth,
         derive=derive,
+        submodule=submodule,
     )
-    analysis = _analysis(model, input_size, asked)
-    return _planned(model, analysis, Planner(analysis, asked.options), asked, device, batch_size)
+    part = part_of(model, submodule)
+    analysis = _analysis(part, input_size, asked)
+    return _planned(part.module, analysis, Planner(analysis, asked.options), asked, device, batch_size)
 
 
 def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping: Any) -> Family:
@@ -236,15 +245,16 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
     _checked_weights(weights, seed)
-    if plan.fingerprint != fingerprint(model):
+    part = part_of(model, plan.options.submodule)
+    if plan.fingerprint != fingerprint(part.module):
         raise PlanError(
-            f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
-            "make a new plan for this model"
+            f"the plan was made for a {plan.model} with other parameter shapes than this "
+            f"{type(part.module).__name__}; make a new plan for this model"
         )
-    analysis = analyse(model, plan.baseline_size, _pinned_apart(plan))
+    analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan))
     planner = Planner(analysis, plan.options)
-    result, _ = _carry_out(model, analysis, planner, plan, weights, seed)
-    return result
+    result, _ = _carry_out(part.module, analysis, planner, plan, weights, seed)
+    return part.replaced(result)
 
 
 def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
@@ -257,7 +267,8 @@ def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
     record = getattr(scaled, "scaling", None)
     if not isinstance(record, Scaling):
         raise UsageError("verify needs a model made by cnnscale.scale or cnnscale.apply (it has no .scaling record)")
-    changed = record.verification.changed
+    changed, path = record.verification.changed, record.plan.options.submodule or ""
+    baseline, scaled = baseline.get_submodule(path), scaled.get_submodule(path)
     return check(baseline, scaled, record.plan, changed=changed, tolerance=record.plan.options.tolerance)
 
 
@@ -271,36 +282,18 @@ def _checked_weights(weights: str, seed: int | None) -> None:
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
-    if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
+def _analysis(part: Part, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
+    if not all(isinstance(net.scaling, Scaling) for net in (part.whole, part.module) if hasattr(net, "scaling")):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
-    size = _own_input_size(model) if input_size is None else input_size
+    size = part.input_size if input_size is None else input_size
     if not are_sides(size):
         raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(model, tuple(size), _pinned_apart(asked))
+    return analyse(part.module, tuple(size), _pinned_apart(asked))
 
 
 def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
     """The pins that set widths apart from others: where no width moves, none do."""
     return asked.options.pin if moves_widths(asked) else ()
-
-
-def _own_input_size(model: nn.Module) -> tuple[int, ...]:
-    """The input size that a model declares, else 224 pixels and the first convolution's channels."""
-    record: Any = getattr(model, "scaling", None)
-    if isinstance(record, Scaling):
-        return record.input_size
-    for name in ("pretrained_cfg", "default_cfg"):
-        config = getattr(model, name, None)
-        size = config.get("input_size") if isinstance(config, dict) else None
-        if size:
-            return tuple(size)
-    first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    if first is None:
-        return (3, 224, 224)
-    return (first.in_channels, *(224,) * len(first.kernel_size))
 
 
 def _planned(

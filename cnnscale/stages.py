@@ -41,6 +41,7 @@ __all__ = [
     "flags",
     "is_cat",
     "is_gathered",
+    "is_number",
     "is_residual",
     "is_sum",
     "shape",
@@ -148,13 +149,14 @@ def _only_tensor(output: Any) -> fx.Node | None:
     several = isinstance(output, (tuple, list))
     tensors = [n for n in (output if several else [output]) if isinstance(n, fx.Node) and shape(n)]
     sizes = [n for n in output if n not in tensors] if several else []
-    return tensors[0] if len(tensors) == 1 and all(_is_size(n) for n in sizes) else None
+    return tensors[0] if len(tensors) == 1 and all(is_number(n) for n in sizes) else None
 
 
-def _is_size(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value, or that of a node, is an integer; or several are."""
     if isinstance(value, (tuple, list)):
-        return all(map(_is_size, value))
-    return isinstance(value.meta["val"] if isinstance(value, fx.Node) else value, int)
+        return all(map(is_number, value))
+    return isinstance(value.meta.get("val") if isinstance(value, fx.Node) else value, int)
 
 
 def _start(trace: Trace, call: Call) -> int:
@@ -229,8 +231,8 @@ def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output
     nodes = trace.nodes[start:stop]
     inside = set(nodes)
     read = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside)
-    inputs = tuple(node for node in read if not _is_size(node))  # sizes come from where they may, and go there
-    escapes = any(user not in inside for n in nodes if n is not output and not _is_size(n) for user in n.users)
+    inputs = tuple(node for node in read if not is_number(node))  # sizes come from where they may, and go there
+    escapes = any(user not in inside for n in nodes if n is not output and not is_number(n) for user in n.users)
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None
     layers = sum(_is_weighted(trace, n) for n in nodes)

@@ -87,16 +87,27 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
     rules = found_rules(analysis, layers, _parts(analysis, cuts, layers), trunk, divisor)
     for pattern, text in told:
         rules = told_rules(analysis, rules, layers, pattern, text, divisor)
+    units = _units_of_tensors(analysis) if scalable - layers.keys() else {}
     found = []
     for atom in sorted(scalable, key=lambda a: (a not in trunk or a in rules, a.index)):
         own = layers.get(atom, [])
         name = analysis.baseline_path(own[0][0]) if own else atom.name
         derived, base = rules.get(atom, (None, None))
-        unit = math.gcd(*(unit for _, unit in own)) if own else 1
+        unit = math.gcd(*(unit for _, unit in own)) if own else units.get(atom, 1)
         whole = resolve(cuts[atom].whole) if atom in cuts and not own else None
         whole = None if whole is None or atom in set(whole.atoms()) else whole
         found.append(Group(atom, name, tuple(path for path, _ in own), unit, derived, base, whole))
     return found
+
+
+def _units_of_tensors(analysis: Analysis) -> dict[Atom, int]:
+    """What the tensors that have a width alone have it times."""
+    units: dict[Atom, int] = {}
+    for dim in {dim for dims in analysis.ctx.tensors.values() for dim in dims}:
+        single = analysis.ctx.equations.resolve(dim).single()
+        if single is not None:
+            units[single[1]] = math.gcd(single[0], units.get(single[1], 0))
+    return units
 
 
 def _parts(analysis: Analysis, cuts: Mapping[Atom, Split], layers: Layers) -> dict[Atom, str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cnnscale import benchmarking, cli, plans, timing
+from cnnscale import benchmarking, cli, plans, terminal, timing
 from cnnscale.errors import ModelError
 from cnnscale.loading import PLAN_FILE, SOURCE_FILE, WEIGHTS_FILE, load, rebuild, save
 
@@ -166,7 +166,7 @@ class TestUsage:
         ],
     )
     def test_several_values_after_one_option(self, args: str, expected: str):
-        assert cli.spread_values(args.split(), {"--phi"}) == expected.split()
+        assert terminal.spread_values(args.split(), {"--phi"}) == expected.split()
 
 
 class TestErrors:

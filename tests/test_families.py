@@ -69,6 +69,14 @@ def test_explain_shows_every_stage_and_width(resnet):
     assert "formula" in text
 
 
+def test_explain_shows_what_makes_ceil_add_a_block():
+    from cnnscale.formatting import _not_rounded_down
+
+    assert [_not_rounded_down(x) for x in (3.0, 3.0001, 2.9999, 3.456, 3.4511)] == [
+        "3.00", "3.00+", "3.00", "3.46", "3.45",
+    ]  # fmt: skip
+
+
 def test_several_phis_on_the_command_line_are_a_family(family):
     assert "phi 1" in run("plan", "resnet18", "--phi", "-1", "0", "1").stdout
     made = json.loads(run("plan", "resnet18", "--phi", "-1", "0", "1", "--json").stdout)
