@@ -240,6 +240,8 @@ class _Stack(OrderedDict[str, tuple[str, Any]]):
 
 
 class Tracer(fx.Tracer):
+    """Follows a model's code with proxies that know their values."""
+
     proxy_buffer_attributes = True
 
     def __init__(self, example: torch.Tensor | None) -> None:

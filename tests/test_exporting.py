@@ -263,9 +263,10 @@ class TestSave:
         torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-5)
 
     def test_wrong_outputs_are_not_kept(self, tmp_path: Path, monkeypatch):
-        from cnnscale import exporting
+        from cnnscale.exporting import formats, python
 
-        monkeypatch.setattr(exporting, "_difference", lambda *_: 0.1)
+        for module in (formats, python):
+            monkeypatch.setattr(module, "difference", lambda *_: 0.1)
         model, _ = scaled(Net(), width=1.5, **SMALL)
         with pytest.raises(cnnscale.ExportError, match="differ"):
             source_file(model)

@@ -16,9 +16,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from .copying import meta_copy
-from .errors import ModelError, TraceError
-from .tracing import Tracer, example_input, state_kept, user_frame
+from cnnscale.copying import meta_copy
+from cnnscale.errors import ModelError, TraceError
+from cnnscale.tracing import Tracer, example_input, state_kept, user_frame
 
 __all__ = ["Call", "Calls", "is_input", "record", "trace_call"]
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .copying import meta_copy
-from .errors import ExportError
+from cnnscale.copying import meta_copy
+from cnnscale.errors import ExportError
+
 from .statements import call, constant
 
 __all__ = ["Argument", "constructor", "description", "public_name", "tensor_value"]

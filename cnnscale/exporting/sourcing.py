@@ -19,12 +19,13 @@ from typing import Any
 
 from torch import nn
 
+from cnnscale.errors import ExportError
+from cnnscale.tracing import is_leaf
+
 from .calls import Calls, record, trace_call
 from .constructing import constructor, description, public_name, tensor_value
-from .errors import ExportError
 from .layout import assigned_text, class_text, code, forward_text
 from .statements import Fixed, Surroundings, both_modes, call, differences, function_body, parsed
-from .tracing import is_leaf
 from .unifying import Arguments, Blocks, Layer, attributes, numbered, skeleton
 
 __all__ = ["Source", "native_source", "network_source"]

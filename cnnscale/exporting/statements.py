@@ -22,8 +22,9 @@ from torch.fx.graph import inplace_methods, magic_methods
 from torch.fx.node import _get_qualified_name
 from torch.nn import functional
 
+from cnnscale.errors import ExportError
+
 from .calls import is_input
-from .errors import ExportError
 
 __all__ = [
     "Fixed",
