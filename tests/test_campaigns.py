@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import search_jobs
 import torch
-from test_search_engine import Here, alive, until
+from test_search_engine import LONG, Here, alive, until
 from typer.testing import CliRunner
 
 from cnnscale import cli
@@ -87,7 +87,7 @@ def test_a_search_is_shown_ranked_and_exported(command: list[str], here, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_kill_9_of_a_worker_then_control_c_then_the_same_command_again(command: list[str], here, tmp_path: Path):
+def test_control_c_stops_cleanly_and_the_same_command_goes_on(command: list[str], here, tmp_path: Path):
     command[command.index("--epochs") + 1] = "10"
     command[command.index("--seeds") + 1] = "1"
     with (tmp_path / "stderr").open("w") as stderr:
@@ -99,10 +99,11 @@ def test_kill_9_of_a_worker_then_control_c_then_the_same_command_again(command: 
         )
     folders = tmp_path / "s.db.trials"
     until(lambda: list(folders.glob("*/progress.json")))
-    (worker,) = children(run.pid)
-    os.kill(worker, signal.SIGKILL)
+    if LONG:  # a worker takes seconds to start; the engine's own test kills one every time
+        for worker in children(run.pid):
+            os.kill(worker, signal.SIGKILL)
     with closing(Ledger(tmp_path / "s.db")) as ledger:
-        until(lambda: any(task.state == "done" for task in ledger.tasks()))  # another one took over
+        until(lambda: any(task.state == "done" for task in ledger.tasks()))
     left = children(run.pid)
     run.send_signal(signal.SIGINT)
     assert run.wait(20) == 130
