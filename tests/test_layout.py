@@ -98,6 +98,7 @@ LAYERS = (
     "studies.paper",
     "studies.variants",
     "studies.study",
+    "studies.views",
     "studies",
     "terminal",
     "options",
