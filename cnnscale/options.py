@@ -11,13 +11,13 @@ import typer
 from .errors import UsageError
 from .terminal import NUMBER, option
 
-__all__ = ["Json", "Model", "Rounding", "amount", "pixels", "rounding_option"]
+__all__ = ["MODEL_HELP", "Json", "Model", "Rounding", "amount", "pixels", "rounding_option"]
 
 _SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 rounding_option = functools.partial(option, panel="How to round and what to keep")
 
-_MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
+MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Json = Annotated[bool, option("Print JSON instead of a table.", "--json")]
 
 

@@ -110,6 +110,7 @@ LAYERS = (
     "studies.paper",
     "studies.variants",
     "studies.study",
+    "studies.views",
     "studies",
     "terminal",
     "options",
