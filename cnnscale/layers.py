@@ -205,6 +205,11 @@ def adaptive_pool(ctx: Context, path: str, m: Any, x: Sym) -> Sym:
     return ops.adaptive_pool(ctx, x, m.output_size)
 
 
+@layer(nn.GLU)
+def glu(ctx: Context, path: str, m: nn.GLU, x: Sym) -> Sym:
+    return ops.glu(ctx, x, m.dim)
+
+
 @layer(nn.Flatten)
 def flatten(ctx: Context, path: str, m: nn.Flatten, x: Sym) -> Sym:
     return ops.flatten(ctx, x, m.start_dim, m.end_dim)

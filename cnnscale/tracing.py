@@ -208,7 +208,7 @@ class _Value(fx.Proxy):
 
     def _number(self) -> Any:
         """The value, which Python goes on with by itself: a size then stands for what it is today."""
-        if isinstance(self.tracer, _Tracer) and type(self.value) is int:
+        if isinstance(self.tracer, Tracer) and type(self.value) is int:
             self.tracer.numbers.append(self.node)
         return self.value
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from checks import bad_gradients, count, planned, scaled, train_step
 from literature_nets import ConvLSTM, OptionA, Volume
+from torch import nn
 
 NETS = [cls for cls in vars(literature_nets).values() if isinstance(cls, type) and "size" in vars(cls)]
 
@@ -53,3 +54,10 @@ def test_a_state_made_of_zeros_has_the_width_of_what_it_is_joined_with():
 def test_a_size_that_counts_a_loop_stays():
     plan = planned(built(ConvLSTM), resolution=2, input_size=ConvLSTM.size)
     assert plan.input_size[1] == 4
+
+
+def test_half_of_the_channels_gate_the_others():
+    net = nn.Sequential(nn.Conv1d(4, 32, 3), nn.GLU(1), nn.Conv1d(16, 32, 3), nn.GLU(1), nn.Conv1d(16, 2, 1))
+    result, _ = scaled(net, width=1.5, input_size=(4, 32), seed=0)
+    assert [result[i].out_channels for i in (0, 2)] == [48, 48]
+    assert [result[i].in_channels for i in (2, 4)] == [24, 24]

@@ -9,6 +9,7 @@ name to a list in the module of its topic, or write there the few lines that rel
 from . import cutting  # its rules go into the table
 from .arguments import channel_axis, replaced
 from .convolutions import convolution, depthwise, transposed
+from .cutting import glu
 from .elementwise import elementwise
 from .norms import channel_norm, prelu
 from .products import linear
@@ -30,6 +31,7 @@ __all__ = [
     "elementwise",
     "flatten",
     "fold",
+    "glu",
     "integers",
     "interpolate",
     "linear",

@@ -14,7 +14,7 @@ from cnnscale.symbolic import Poly, as_poly
 from .arguments import cut, replaced, today_of
 from .table import rule, unknown
 
-__all__ = []
+__all__ = ["glu"]
 
 
 @rule("getitem")
@@ -123,6 +123,11 @@ def chunk(ctx: Context, x: Sym, chunks: int, dim: int = 0) -> tuple[Sym, ...]:
         return pieces(x, dim, size, len(ctx.node.meta["val"]))
     ctx.constant(whole, f"it is cut into {chunks} unequal chunks")
     return parts_of_today(ctx, x, dim)
+
+
+@rule("glu")
+def glu(ctx: Context, x: Sym, dim: int = -1) -> Sym:
+    return chunk(ctx, x, 2, dim)[0]
 
 
 @rule("split", "split_with_sizes")
