@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import nn
 
-from .coefficients import Multipliers
-from .errors import CnnScaleError, GrowthWarning, UsageError
-from .formatting import failure_of
-from .plans import Cost
-from .records import Scaling
+from cnnscale.coefficients import Multipliers
+from cnnscale.errors import CnnScaleError, GrowthWarning, UsageError
+from cnnscale.formatting import failure_of
+from cnnscale.plans import Cost
+from cnnscale.records import Scaling
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Measurement
@@ -187,7 +187,7 @@ def benchmark(model: nn.Module, phis: Iterable[float], *, settings: Settings | N
 
 def phi_variants(model: nn.Module, phis: Iterable[float], **planning: Any) -> tuple[Variant, ...]:
     """The baseline and then one variant per phi, each once, in the order given."""
-    from .scaling import scale
+    from cnnscale.scaling import scale
 
     def builder(phi: float) -> Callable[[], nn.Module]:
         # an input size set outright belongs to the scaled variants, not to the baseline
