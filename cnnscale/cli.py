@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console, RenderableType
@@ -33,9 +33,14 @@ from .formatting import bench_view, plan_view, scaling_view, verification_view
 from .plans import Plan
 from .records import Scaling
 
+if TYPE_CHECKING:
+    from .benchmarking.settings import Settings
+    from .benchmarking.variants import Variant
+
 __all__ = ["main"]
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_LISTS = ("phi", "batch_size")
 _MIN_WIDTH = 100  # narrower tables would lose digits; a narrower terminal wraps them instead
 
 app = typer.Typer(
@@ -56,6 +61,7 @@ _round = functools.partial(_option, panel="How to round and what to keep")
 
 _MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
+_Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODEL_HELP, show_default=False)]
 _Json = Annotated[bool, _option("Print JSON instead of a table.", "--json")]
 _Debug = Annotated[bool, _option("Show the traceback of an error.", "--debug")]
 
@@ -109,14 +115,44 @@ class _Bench:
     """What to time, and how."""
 
     phi: Annotated[list[float], _option("0: baseline.", metavar="F...")] = field(default_factory=lambda: [0.0, 1.0])
-    batch_size: Annotated[int, _option("Images per forward pass.")] = 8
-    device: Annotated[Literal["auto", "cpu", "cuda"], _option("auto: cuda if there is one.")] = "auto"
-    dtype: Annotated[Literal["fp32", "bf16", "fp16"], _option("Of the model and its input.")] = "fp32"
+    twin: Annotated[str | None, _option("A hand-written network to compare with.", metavar="MODEL")] = None
+    mode: Annotated[Literal["infer", "train", "both"], _option("Forward pass, training step, or both.")] = "infer"
+    batch_size: Annotated[
+        list[int], _option("Images per step; several: a sweep.", "--batch-size", "--batch-sweep", metavar="N...")
+    ] = field(default_factory=lambda: [8])
+    single: Annotated[bool, _option("Latency of a single image, too.")] = True
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], _option("auto: a GPU if there is one.")] = "auto"
+    dtype: Annotated[Literal["fp32", "tf32", "bf16", "fp16"], _option("Of the model and its input.")] = "fp32"
     channels_last: Annotated[bool, _option("Store images as NHWC.", "--channels-last")] = False
-    compiled: Annotated[bool, _option("Time torch.compile(model).", "--compile")] = False
-    min_time_s: Annotated[float, _option("Seconds of measurement per variant.", "--min-time")] = 1.0
+    compile_mode: Annotated[
+        str | None,
+        _option("Time torch.compile(model, mode=...); --compile alone: default.", "--compile", metavar="MODE"),
+    ] = None
+    cuda_graph: Annotated[bool, _option("Time replays of a CUDA graph.", "--cuda-graph")] = False
+    precision: Annotated[str, _option("Add rounds until each ratio of times is known within it.", metavar="P%")] = "2%"
+    min_time_s: Annotated[float, _option("Seconds of measurement per variant, at least.", "--min-time")] = 1.0
+    time_limit_s: Annotated[float, _option("Seconds per comparison, at most.", "--time-limit")] = 30.0
     threads: Annotated[int | None, _option("CPU threads; default: torch's.")] = None
     unverified: Annotated[bool, _option("Time what fails verification, too.", "--unverified")] = False
+
+    def settings(self) -> Settings:
+        """What :mod:`cnnscale.benchmarking` takes."""
+        from .benchmarking.settings import Settings
+
+        values = {key: value for key, value in vars(self).items() if key not in ("phi", "twin", "mode", "batch_size")}
+        modes: tuple[Any, ...] = ("infer", "train") if self.mode == "both" else (self.mode,)
+        sizes = tuple(dict.fromkeys(self.batch_size))
+        return Settings(
+            **values | {"precision": _fraction("--precision", self.precision)}, modes=modes, batch_sizes=sizes
+        )
+
+
+def _fraction(option: str, text: str) -> float:
+    """``5%`` or ``0.05``."""
+    number, percent, rest = text.partition("%")
+    if rest or not _NUMBER.fullmatch(number):
+        raise UsageError(f"{option} must be a percentage or a fraction, as in 5% or 0.05, got {text!r}")
+    return float(number) / 100 if percent else float(number)
 
 
 def _pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | None:
@@ -136,11 +172,18 @@ def _told(text: str) -> tuple[str, str]:
     return pattern, rule.strip()
 
 
-class _PhisCommand(TyperCommand):
-    """Lets a repeatable ``--phi`` take its numbers at once: ``--phi 0 1 2`` is ``--phi 0 --phi 1 --phi 2``."""
+class _ListsCommand(TyperCommand):
+    """Lets repeatable options take their numbers at once: ``--phi 0 1 2`` is ``--phi 0 --phi 1 --phi 2``.
+
+    And lets ``--compile`` stand alone.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {"--phi"} if any(p.name == "phi" and getattr(p, "multiple", False) for p in self.params) else set()
+        several = {
+            name for p in self.params if getattr(p, "multiple", False) and p.name in _LISTS for name in (*p.opts,)
+        }
+        alone = {name for p in self.params if p.name == "compile_mode" for name in p.opts}
+        args = [f"{word}=default" if word in alone else word for word in args]
         return super().parse_args(ctx, spread_values(args, several))
 
 
@@ -183,7 +226,7 @@ def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., No
         run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
         app.command(
-            cls=_PhisCommand,
+            cls=_ListsCommand,
             epilog="\n\n".join(["[b]Examples[/b]", *(f"python -m cnnscale {each}" for each in examples)]),
         )(run)
         return function
@@ -342,32 +385,57 @@ def verify(
         raise typer.Exit(1)
 
 
-@_command("bench resnet18 --phi 0 1 2", "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json")
-def bench(model: _Model, timing: _Bench, shaping: _Shaping, as_json: _Json = False) -> None:
-    """Time the baseline and scaled variants. Each is verified first; one that fails is not timed."""
-    from .benchmarking import Report, Row, Settings, bench_rows, environment, phi_variants
-    from .loading import load
+@_command(
+    "bench resnet18 --phi 0 1 2",
+    "bench resnet50 mobilenet_v3_large --phi 0 --mode both --batch-size 1 8 32",
+    "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json",
+)
+def bench(models: _Models, timing: _Bench, shaping: _Shaping, as_json: _Json = False) -> None:
+    """Time the baseline and scaled variants in turn. Each is verified first; one that fails is not timed."""
+    from .benchmarking.comparing import compare
 
-    settings = Settings(**{name: value for name, value in vars(timing).items() if name != "phi"})
-    loaded = load(model)
-    variants = phi_variants(loaded.model, timing.phi, **shaping.keywords(loaded.input_size))
-    rows: tuple[Row, ...] = ()
-    interrupted = False
-    with _stderr().status("") as status:  # shows nothing where stderr is no terminal
-        try:
-            for row in bench_rows(variants, settings, on_start=lambda name: status.update(f"{name} ...")):
-                rows += (row,)
-        except KeyboardInterrupt:  # keep what has been measured
-            interrupted = True
-    report = Report(model=loaded.name, environment=environment(settings), rows=rows)
+    settings = timing.settings()
+    variants = _variants(models, timing, shaping)
+    with _progress() as tick:
+        report = compare(variants, settings, tick=tick)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
-    else:
+    elif report.rows:
         _show(bench_view(report, width=_columns()))
-    if interrupted:
+    if report.interrupted:
         raise KeyboardInterrupt
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _variants(models: list[str], timing: _Bench, shaping: _Shaping) -> list[Variant]:
+    """Each model at each phi, and the twin: at its own input size, or that which the options name."""
+    from .benchmarking.variants import phi_variants, plain_variant
+    from .loading import load
+
+    variants: list[Variant] = []
+    for spec in dict.fromkeys(models):
+        loaded = load(spec)
+        prefix = f"{spec} " if len(models) > 1 else ""
+        keywords = shaping.keywords(loaded.input_size)
+        variants += phi_variants(loaded.model, timing.phi, name=loaded.name, prefix=prefix, **keywords)
+    if timing.twin is not None:
+        asked = shaping.keywords(None)
+        size = (3, *asked["image_size"]) if asked["image_size"] else asked["input_size"]
+        variants.append(plain_variant(timing.twin, name=timing.twin, input_size=size))
+    return variants
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """What is being done, and how many seconds are left at most; shows nothing where stderr is no terminal."""
+    with _stderr().status("") as status:
+
+        def tick(what: str, left_s: float) -> None:
+            left = f", at most {left_s:.0f} s left" if left_s > 0 else ""
+            status.update(f"{what} ...{left}")
+
+        yield tick
 
 
 main = app  # what the installed command and __main__ call

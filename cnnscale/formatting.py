@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .benchmarking import Report, Row
+    from .benchmarking.records import Report, Row
     from .coefficients import Multipliers
     from .plans import Cost, Fixed, Plan, Stage
     from .records import Scaling, Verification
@@ -40,9 +40,10 @@ __all__ = [
 _WIDTH = 120
 _NAMES_SHOWN = 6  # of the layers that share one reason not to be scaled
 _BENCH_COLUMNS = (
-    *("phi", "input", "depth", "width", "res.", "params", "MACs", "growth", "2^phi", "time"),
-    *("images/s", "latency ms", "IQR ms", "peak mem"),
+    *("variant", "input", "depth", "width", "res.", "params", "MACs", "growth", "2^phi", "time", "+-"),
+    *("images/s", "ms", "p95 ms", "ms, 1", "GMAC/s", "peak mem"),
 )
+_MODES = {"infer": "inference", "train": "training step"}
 _PREFIXES = ("", " K", " M", " G", " T", " P", " E")
 
 
@@ -155,16 +156,24 @@ def scaling_view(scaling: Scaling) -> Group:
 
 
 def bench_view(report: Report, *, width: int = _WIDTH) -> Group:
-    """The whole of a benchmark: where it ran, its table, and the variants that were not timed."""
+    """The whole of a benchmark: where it ran, a table per comparison, pairs, and what went wrong."""
     env = report.environment
-    extras = [word for word, on in (("channels last", env.channels_last), ("compiled", env.compiled)) if on]
+    compiled = env.compile_mode and f"compiled ({env.compile_mode})"
+    extras = [env.channels_last and "channels last", compiled, env.cuda_graph and "CUDA graph"]
     threads = f"{env.threads} thread{'s' * (env.threads != 1)}"
-    setting = ", ".join([env.dtype, f"batch {env.batch_size}", threads, *extras])
+    setting = ", ".join([env.dtype, threads, *(extra for extra in extras if extra)])
+    comparisons: dict[tuple[str, int], list[Row]] = {}
+    for row in report.rows:
+        comparisons.setdefault((row.mode, row.batch_size), []).append(row)
+    tables: list[RenderableType] = []
+    for (mode, batch), rows in comparisons.items():
+        tables += [Text(), Text(f"{_MODES[mode]}, batch {batch}"), bench_table(rows, width=width)]
     return Group(
         Text(report.model, style="bold"),
         Text(f"{env.device_name} ({env.device}), {setting}, torch {env.torch}", style="dim"),
-        Text(),
-        bench_table(report.rows, width=width),
+        *tables,
+        *_verdicts(report),
+        *(_line("note", note) for note in report.notes),
         *(_line(row.name, Text(row.problem.strip().split("\n")[0], style="red")) for row in report.rows if row.problem),
     )
 
@@ -172,16 +181,17 @@ def bench_view(report: Report, *, width: int = _WIDTH) -> Group:
 def bench_table(rows: Iterable[Row], *, width: int = _WIDTH) -> Table:
     """One line per variant, or one column where that takes more than ``width`` characters.
 
-    ``growth`` (of MACs) and ``time`` are ratios to the baseline; latency is the median.
+    ``growth`` (of MACs) and ``time`` are ratios to the first row, ``+-`` is the half of the time's 95 % interval;
+    latency is the median of a batch, and of a batch of one image where that was measured.
     """
     rows = tuple(rows)
     cells = [[*map(_cell, _bench_cells(row))] for row in rows]
-    table = _table(*_BENCH_COLUMNS, left=("input",))
+    table = _table(*_BENCH_COLUMNS, left=("variant", "input"))
     for row, line in zip(rows, cells, strict=True):
         table.add_row(*line, style="" if row.verified else "red")
     if Console(width=2 * _WIDTH).measure(table).maximum <= width:
         return table
-    upright = _table("phi", *(f"{row.phi:g}" for row in rows), left=("phi",))
+    upright = _table("variant", *(row.name for row in rows), left=("variant",))
     for label, *line in [*zip(_BENCH_COLUMNS, *cells, strict=True)][1:]:
         upright.add_row(Text(label, style="bold"), *line)
     return upright
@@ -189,16 +199,39 @@ def bench_table(rows: Iterable[Row], *, width: int = _WIDTH) -> Table:
 
 def _bench_cells(row: Row) -> Iterable[str]:
     timing, cost, got = row.timing, row.cost, row.achieved
-    yield f"{row.phi:g}"
+    yield row.name
     yield size_text(row.input_size) if row.input_size else "-"
     yield from (f"{x:.2f}" for x in (got.depth, got.width, got.resolution)) if got else ("-",) * 3
     yield from (quantity(cost.params), quantity(cost.macs)) if cost else ("-",) * 2
     yield _ratio(row.growth)
     yield _ratio(row.target_growth)
     yield _ratio(row.time_growth)
+    yield _half_width(row)
     yield quantity(timing.images_per_s) if timing else "-"
-    yield from (_fixed_point(timing.latency_ms), _fixed_point(timing.iqr_ms)) if timing else ("-",) * 2
-    yield quantity(timing.peak_memory_bytes, "B") if timing else "-"
+    yield from (_fixed_point(timing.latency_ms), _fixed_point(timing.p95_ms)) if timing else ("-",) * 2
+    yield _fixed_point(timing.single_ms) if timing and timing.single_ms else "-"
+    yield _fixed_point(timing.gmacs_per_s) if timing else "-"
+    yield quantity(timing.peak_memory_bytes, "B") if timing and timing.peak_memory_bytes is not None else "-"
+
+
+def _half_width(row: Row) -> str:
+    if row.time_growth is None or row.time_growth_low is None or row.time_growth_high is None:
+        return "-"
+    return f"{(row.time_growth_high - row.time_growth_low) / 2 / row.time_growth:.1%}"
+
+
+def _verdicts(report: Report) -> list[RenderableType]:
+    """One line per pair: every row against its baseline, and every two other rows."""
+    lines: list[RenderableType] = []
+    for pair in report.pairs:
+        part = (
+            f" ({pair.mode}, batch {pair.batch_size})"
+            if len({(p.mode, p.batch_size) for p in report.pairs}) > 1
+            else ""
+        )
+        interval = f"{pair.ratio.middle:.3f} ({pair.ratio.low:.3f} to {pair.ratio.high:.3f})"
+        lines.append(_line(f"{pair.name} / {pair.other}{part}", f"time {interval}: {pair.verdict}"))
+    return [Text(), *lines] if lines else []
 
 
 def _heading(plan: Plan) -> Text:

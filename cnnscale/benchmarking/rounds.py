@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
@@ -60,7 +60,8 @@ class Limits:
     """Seconds for all of it, warm-up included. Passed only by the round in which it ends, and by the least rounds."""
     least_rounds: int = 10
     slice_s: float = 0.1
-    """Seconds that one contestant's turn takes; more where a single run does."""
+    """Seconds that one contestant's turn takes: fewer where the least rounds would take more than half of the time
+    limit, more where a single run does."""
     seed: int = 0
 
 
@@ -100,6 +101,8 @@ def run_rounds(
     Raises:
         OutOfMemoryError: from a contestant.
     """
+    fitting_s = 0.5 * limits.time_limit_s / (limits.least_rounds * max(1, len(contestants)))
+    limits = replace(limits, slice_s=min(limits.slice_s, fitting_s))
     result, start = Rounds(), clock()
 
     def left() -> float:
