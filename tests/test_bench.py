@@ -213,11 +213,11 @@ class TestRows:
     def test_modes_and_batch_sizes_are_comparisons_of_their_own(self):
         settings = dataclasses.replace(FAST, modes=("infer", "train"), batch_sizes=(1, 4))
         heard = []
-        report = compare([variant(0), variant(1)], settings, on_rows=lambda rows: heard.append(len(rows)))
+        report = compare([variant(0), variant(1)], settings, on_rows=lambda *told: heard.append(told))
         assert [(row.mode, row.batch_size, row.name) for row in report.rows] == [
             (mode, size, name) for mode in ("infer", "train") for size in (1, 4) for name in ("phi 0", "phi 1")
         ]
-        assert heard == [2] * 4
+        assert [(len(rows), complete) for _, rows, complete in heard] == [(2, True)] * 4
         assert len({row.session for row in report.rows}) == 4
         assert all(row.timing is not None for row in report.rows)
         assert len(report.pairs) == 4

@@ -68,6 +68,8 @@ LAYERS = (
     "benchmarking.environment",
     "benchmarking.variants",
     "benchmarking.comparing",
+    "benchmarking.results",
+    "benchmarking.regressions",
     "benchmarking",
     "cli",
     "__main__",

@@ -63,14 +63,14 @@ def compare(
     settings: Settings,
     *,
     known: Callable[[Job, Sequence[Row]], Sequence[Row] | None] = lambda job, rows: None,
-    on_rows: Callable[[Sequence[Row]], object] = lambda rows: None,
+    on_rows: Callable[[Job, Sequence[Row], bool], object] = lambda job, rows, complete: None,
     tick: Tick = lambda what, left_s: None,
 ) -> Report:
     """Measure the variants, the first of which is the baseline, in every mode and at every batch size of the settings.
 
     Ctrl-C ends the measurement; the report holds what there is, and says so. ``known`` is asked before each comparison,
     with its rows as far as they are known without a measurement, for rows that were measured earlier; ``on_rows`` hears
-    of those of each comparison that is measured, as soon as they are there.
+    of those of each comparison that is measured, as soon as they are there, and whether Ctrl-C left it complete.
 
     Raises:
         CnnScaleError: from building the baseline, without which nothing can be compared.
@@ -86,7 +86,7 @@ def compare(
             earlier = known(job, rows)
             if earlier is None:
                 rows = _measured(entries, job, settings, found, _later(tick, rest_s))
-                on_rows(rows)
+                on_rows(job, rows, not found.interrupted)
             found.rows += rows if earlier is None else earlier
             if found.interrupted:
                 break
