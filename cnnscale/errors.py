@@ -6,6 +6,7 @@
     ├── TraceError          torch.fx could not follow the model's forward
     ├── UnsupportedOpError  no width rule for an operation on the path of a channel
     ├── WidthError          no assignment of widths satisfies the model
+    ├── BudgetError         no network on the strategy's curve meets the budget
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
     └── GrowthError         the measured growth is out of tolerance (``strict=True``)
@@ -18,6 +19,7 @@ Each message says what happened, where (node, ``file:line``, shape) and what to 
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "CnnScaleError",
     "GrowthError",
     "GrowthWarning",
@@ -53,6 +55,10 @@ class UnsupportedOpError(CnnScaleError):
 
 class WidthError(CnnScaleError):
     """No assignment of widths satisfies the model's constraints."""
+
+
+class BudgetError(CnnScaleError):
+    """No network on the strategy's curve meets the budget."""
 
 
 class PlanError(CnnScaleError):

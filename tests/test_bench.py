@@ -17,18 +17,19 @@ import pytest
 import torch
 from torch import nn
 
-from cnnscale.benchmarking import settings as settings_module
 from cnnscale.benchmarking.comparing import compare
-from cnnscale.benchmarking.devices import Cpu, Cuda, is_out_of_memory
-from cnnscale.benchmarking.memory import counted_growth, resident_growth
 from cnnscale.benchmarking.records import Row
-from cnnscale.benchmarking.settings import Settings
 from cnnscale.benchmarking.variants import Variant, built, plain_variant
-from cnnscale.benchmarking.workloads import Workload
 from cnnscale.coefficients import Coefficients, Multipliers
 from cnnscale.errors import ModelError, UsageError
 from cnnscale.plans import Cost, Options, Plan
 from cnnscale.records import Scaling, Verification
+from cnnscale.timing import settings as settings_module
+from cnnscale.timing import time_model
+from cnnscale.timing.devices import Cpu, Cuda, is_out_of_memory
+from cnnscale.timing.memory import counted_growth, resident_growth
+from cnnscale.timing.settings import Settings
+from cnnscale.timing.workloads import Workload
 
 FAST = Settings(batch_sizes=(2,), device="cpu", min_time_s=0.001, time_limit_s=0.2, threads=1)
 SIZE = (3, 8, 8)
@@ -343,6 +344,30 @@ class TestWorkload:
         assert train.peak_memory()[0] - held > 2 * 4 * 64 * 64 * 9
 
 
+class TestOneModel:
+    """What measured budgets ask for."""
+
+    def test_it_is_timed_with_its_spread(self):
+        taken = time_model(Net(), SIZE, FAST)
+        assert taken.latency_ms > 0
+        assert taken.iqr_ms >= 0
+        assert taken.runs >= 10
+        assert (taken.batch_size, taken.device, taken.device_name) == (2, "cpu", Cpu().name)
+
+    def test_its_memory_is_the_same_every_time(self):
+        counted = dataclasses.replace(FAST, resident=False)
+        assert len({time_model(Net(), SIZE, counted).peak_memory_bytes for _ in range(3)}) == 1
+
+    @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()], ids=repr)
+    def test_it_hides_no_error(self, error: BaseException):
+        class Broken(Net):
+            def forward(self, x):
+                raise error
+
+        with pytest.raises(type(error)):
+            time_model(Broken(), SIZE, FAST)
+
+
 class TestMemory:
     def test_counting_finds_the_largest_moment(self):
         def run():
@@ -378,7 +403,7 @@ class TestMemory:
     def test_measuring_writes_nothing_and_leaves_the_environment_as_it_was(self):
         code = (
             "import os, torch; from cnnscale.benchmarking import Settings, benchmark; before = dict(os.environ);"
-            "from cnnscale.benchmarking.memory import counted_growth;"
+            "from cnnscale.timing.memory import counted_growth;"
             "counted_growth(lambda: torch.zeros(9)); assert os.environ == before;"
             "net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU());"
             "report = benchmark(net, [0], settings=Settings(device='cpu', time_limit_s=0.1), input_size=(3, 8, 8));"

@@ -18,8 +18,8 @@ from cnnscale.benchmarking.comparing import Job
 from cnnscale.benchmarking.records import Environment, Report, Row, Timing
 from cnnscale.benchmarking.regressions import against
 from cnnscale.benchmarking.results import Store, check_writable
-from cnnscale.benchmarking.settings import Settings
 from cnnscale.errors import CnnScaleError
+from cnnscale.timing.settings import Settings
 
 SETTINGS = Settings(device="cpu")
 JOB = Job("infer", 8)

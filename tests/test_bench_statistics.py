@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from cnnscale.benchmarking.rounds import Contestant, Limits, OutOfMemoryError, run_rounds
-from cnnscale.benchmarking.statistics import (
+from cnnscale.timing.rounds import Contestant, Limits, OutOfMemoryError, run_rounds
+from cnnscale.timing.statistics import (
     Interval,
     independent_ratio,
     judge,

@@ -121,7 +121,7 @@ class TestUsage:
         [
             (("plan",), "MODEL"),
             (("plan", "resnet18", "--phi", "much"), "'--phi'"),
-            (("plan", "resnet18", "--phi", "1", "2"), "2"),
+            (("explain", "resnet18", "--phi", "1", "2"), "2"),
             (("plan", "resnet18", "--depth-rounding", "up"), "up"),
             (("frobnicate",), "frobnicate"),
             (("bench", "resnet18", "--phi"), "--phi"),

@@ -19,10 +19,14 @@ PACKAGE = Path(__file__).parent.parent / "cnnscale"
 LAYERS = (
     "errors",
     "coefficients",
+    "strategies",
+    "budgets",
+    "publications",
     "rounding",
     "patterns",
     "formatting",
     "plans",
+    "requests",
     "drawing",
     "records",
     "symbolic",
@@ -31,6 +35,16 @@ LAYERS = (
     "tracing",
     "shapes",
     "scales",
+    "ops.table",
+    "ops.arguments",
+    "ops.sizes",
+    "ops.elementwise",
+    "ops.cutting",
+    "ops.reshaping",
+    "ops.windows",
+    "ops.convolutions",
+    "ops.products",
+    "ops.norms",
     "ops",
     "kernels",
     "layers",
@@ -48,6 +62,7 @@ LAYERS = (
     "opening",
     "projections",
     "reading",
+    "parts",
     "costs",
     "fitting",
     "planning",
@@ -55,15 +70,17 @@ LAYERS = (
     "rewriting",
     "initialization",
     "measuring",
+    "timing.statistics",
+    "timing.rounds",
+    "timing.memory",
+    "timing.devices",
+    "timing.settings",
+    "timing.workloads",
+    "timing",
+    "limits",
     "verification",
     "scaling",
     "loading",
-    "benchmarking.statistics",
-    "benchmarking.rounds",
-    "benchmarking.memory",
-    "benchmarking.devices",
-    "benchmarking.settings",
-    "benchmarking.workloads",
     "benchmarking.records",
     "benchmarking.environment",
     "benchmarking.variants",
@@ -81,26 +98,41 @@ PURE = (*LAYERS[: LAYERS.index("tracing")], "derivation", "fitting")
 PRINTS = ("cli",)
 
 PUBLIC = [
+    "DEPTH",
     "EFFICIENTNET",
+    "EFFICIENTNET_V2",
+    "FAST",
+    "RESNET_RS",
+    "RESOLUTION",
+    "TINY",
+    "WIDTH",
+    "Budget",
+    "BudgetError",
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Family",
     "GrowthError",
     "GrowthWarning",
+    "Measurement",
     "ModelError",
     "Multipliers",
     "Plan",
     "PlanError",
+    "Published",
     "RewriteError",
     "Scaling",
+    "Strategy",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
     "Verification",
     "WidthError",
     "apply",
+    "family",
     "measure",
     "plan",
+    "published",
     "scale",
     "verify",
 ]
@@ -110,9 +142,14 @@ FAMILIES = re.compile(
     r"mobilenet|nfnet|regnet|repvgg|res2net|resnest|resnet|resnext|shufflenet|squeezenet|tinynet|vgg\d|\bxception",
     re.IGNORECASE,
 )
-# The paper's coefficients carry its network's name, and the command line's help gives examples.
-FAMILIES_ALLOWED = {"EFFICIENTNET", '"EFFICIENTNET"'}
-NAMES_MODELS = ("cli",)
+# Strategies carry the names of the networks that they come from, and the command line's help gives examples.
+STRATEGY_NAMES = ("EFFICIENTNET", "EFFICIENTNET_V2", "RESNET_RS")
+FAMILIES_ALLOWED = {
+    *STRATEGY_NAMES,
+    *(f'"{name}"' for name in STRATEGY_NAMES),
+    *(f'"{name.lower().replace("_", "-")}"' for name in STRATEGY_NAMES),
+}
+NAMES_MODELS = ("cli", "publications")
 
 
 def modules() -> list[Path]:
@@ -120,7 +157,7 @@ def modules() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """``benchmarking.rounds`` for ``benchmarking/rounds.py``; the ``__init__`` of a package has the package's name."""
+    """``ops.table`` for ``ops/table.py``; the ``__init__`` of a package inside has the package's name."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -263,10 +300,10 @@ def docstring_lines(tree: ast.Module) -> Iterator[int]:
         ("def f():\n    from cnnscale.errors import UsageError", {"errors"}, "cnnscale"),
         ("if TYPE_CHECKING:\n    from .errors import UsageError", set(), "cnnscale"),
         ("import torch\nfrom torch import nn", set(), "cnnscale"),
-        ("from cnnscale.benchmarking.statistics import Interval", {"benchmarking.statistics"}, "cnnscale"),
-        ("from .statistics import Interval", {"benchmarking.statistics"}, "cnnscale.benchmarking"),
-        ("from . import statistics", {"benchmarking.statistics"}, "cnnscale.benchmarking"),
-        ("from . import Report", {"benchmarking"}, "cnnscale.benchmarking"),
+        ("from cnnscale.ops.table import rule", {"ops.table"}, "cnnscale"),
+        ("from .table import rule", {"ops.table"}, "cnnscale.ops"),
+        ("from . import cutting", {"ops.cutting"}, "cnnscale.ops"),
+        ("from . import RULES", {"ops"}, "cnnscale.ops"),
     ],
 )
 def test_the_import_reader_itself(source: str, expected: set[str], package: str):

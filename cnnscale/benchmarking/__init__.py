@@ -18,9 +18,10 @@ from typing import Any
 
 from torch import nn
 
+from cnnscale.timing.settings import Settings
+
 from .comparing import compare
 from .records import Report
-from .settings import Settings
 from .variants import phi_variants
 
 __all__ = ["Report", "Settings", "benchmark"]

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from cnnscale.errors import CnnScaleError, GrowthWarning
+from cnnscale.timing.devices import MemorySource
+from cnnscale.timing.memory import quiet_torch
+from cnnscale.timing.rounds import Contestant, OutOfMemoryError, Rounds, Tick, run_rounds
+from cnnscale.timing.settings import Mode, Settings
+from cnnscale.timing.statistics import judge, median, median_interval, quantile, ratio
+from cnnscale.timing.workloads import Workload
 
-from .devices import MemorySource
 from .environment import environment
-from .memory import quiet_torch
 from .records import Pair, Report, Row, Timing
-from .rounds import Contestant, OutOfMemoryError, Rounds, Tick, run_rounds
-from .settings import Mode, Settings
-from .statistics import judge, median, median_interval, quantile, ratio
 from .variants import Built, Variant
-from .workloads import Workload
 
 __all__ = ["Job", "compare", "judged"]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from cnnscale.timing.settings import Settings
+
 from .records import Environment
-from .settings import Settings
 
 __all__ = ["environment"]
 

@@ -10,10 +10,9 @@ from pydantic import TypeAdapter
 
 from cnnscale.coefficients import Multipliers
 from cnnscale.plans import Cost
-
-from .devices import MemorySource
-from .settings import Mode
-from .statistics import Interval, Verdict
+from cnnscale.timing.devices import MemorySource
+from cnnscale.timing.settings import Mode
+from cnnscale.timing.statistics import Interval, Verdict
 
 __all__ = ["Environment", "Pair", "Report", "Row", "StageShare", "Timing"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from cnnscale.errors import CnnScaleError
+from cnnscale.timing.settings import Settings
+from cnnscale.timing.statistics import Interval, Verdict, independent_ratio, judge
 
 from .records import Environment, Report, Row
 from .results import Saved
-from .settings import Settings
-from .statistics import Interval, Verdict, independent_ratio, judge
 
 __all__ = ["Change", "Comparison", "against"]
 

@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, Final
 from pydantic import TypeAdapter, ValidationError
 
 from cnnscale.errors import CnnScaleError
+from cnnscale.timing.settings import Settings
 
 from .comparing import Job
 from .records import Environment, Row
-from .settings import Settings
 
 __all__ = ["FORMAT", "Saved", "Store", "check_writable"]
 
@@ -161,7 +161,7 @@ def _lock(file: BinaryIO) -> Iterator[None]:
 
 
 def _heal(file: BinaryIO) -> None:
-    """Cut off a last line without its end: whoever wrote it was killed; keep it where only the line's end is missing."""
+    """Cut off a last line that whoever wrote it did not finish; keep it where only the line's end is missing."""
     end = file.seek(0, os.SEEK_END)
     if not end:
         return

@@ -64,6 +64,8 @@ class Cpu:
     """The processor; runs end when the call does."""
 
     kind: str = "cpu"
+    resident: bool = True
+    """Whether memory is what the system says of a process, rather than what torch's allocator counts."""
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ class Cpu:
         return taken
 
     def memory_growth(self, step: Step) -> tuple[int, MemorySource]:
-        grown = resident_growth(step)
+        grown = resident_growth(step) if self.resident else None
         return (counted_growth(step), "counted") if grown is None else (grown, "resident")
 
     def state(self) -> dict[str, str]:

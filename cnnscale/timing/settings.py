@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from cnnscale.errors import UsageError
 
-from .devices import DEVICES, Device, find_device
+from .devices import DEVICES, Cpu, Device, find_device
 from .rounds import Limits
 
 __all__ = ["COMPILE_MODES", "DTYPES", "Mode", "Settings"]
@@ -56,6 +56,9 @@ class Settings:
     """CPU threads; default: as many as torch has been told."""
     single: bool = True
     """Measure the latency of batch 1 as well, in the same rounds."""
+    resident: bool = True
+    """On the CPU, take memory from the resident set of a process of its own: all that a step touches. Without it, and
+    where no system tells, it is what torch's allocator counts: the same number on every run."""
     unverified: bool = False
     """Time variants whose verification failed as well."""
 
@@ -90,7 +93,8 @@ class Settings:
 
     @property
     def found_device(self) -> Device:
-        return find_device(self.device)
+        device = find_device(self.device)
+        return replace(device, resident=self.resident) if isinstance(device, Cpu) else device
 
     @contextmanager
     def applied(self) -> Iterator[None]:
