@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import logging
-import re
 import shutil
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -25,24 +23,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console, RenderableType
-from typer.core import TyperCommand
 
+from .bench_options import Compared, Outputs, Timed
 from .coefficients import Coefficients
 from .errors import CnnScaleError, GrowthWarning, UsageError
-from .formatting import bench_view, explain_view, family_view, plan_view, scaling_view, verification_view
+from .formatting import explain_view, family_view, plan_view, scaling_view, verification_view
+from .options import ListsCommand, dumped, is_number, option, read_config
 from .plans import Plan
 from .records import Scaling
 from .strategies import STRATEGIES, Curve, named
 
 if TYPE_CHECKING:
     from .benchmarking.variants import Variant
-    from .timing.settings import Settings
 
 __all__ = ["main"]
 
 _NONE: Any = []  # a default that typer copies
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-_LISTS = ("phi", "batch_size")
 _MIN_WIDTH = 100  # narrower tables would lose digits; a narrower terminal wraps them instead
 
 app = typer.Typer(
@@ -53,21 +49,20 @@ app = typer.Typer(
 )
 
 
-def _option(help: str, *names: str, panel: str | None = None, **rest: Any) -> Any:
-    """A typer option; without names it is called like its parameter, and a bool has a ``--no-`` form too."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **rest)
-
-
 _SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_budget = functools.partial(_option, panel="What it may cost")
-_grow = functools.partial(_option, panel="What to grow")
-_round = functools.partial(_option, panel="How to round and what to keep")
+_budget = functools.partial(option, panel="What it may cost")
+_grow = functools.partial(option, panel="What to grow")
+_round = functools.partial(option, panel="How to round and what to keep")
 
 _MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
 _Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODEL_HELP, show_default=False)]
-_Json = Annotated[bool, _option("Print JSON instead of a table.", "--json")]
-_Debug = Annotated[bool, _option("Show the traceback of an error.", "--debug")]
+_Config = Annotated[
+    Path | None,
+    option("TOML with options; those on the command line win.", "--config", callback=read_config, is_eager=True),
+]
+_Json = Annotated[bool, option("Print JSON instead of a table.", "--json")]
+_Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 
 _Phi = Annotated[float | None, _grow("Compound coefficient: MACs grow as 2^phi.")]
@@ -128,67 +123,27 @@ class _Shaping:
     derive: Annotated[list[str], _round("REGEX=RULE for inner widths.")] = field(default_factory=list)
     submodule: Annotated[str | None, _round("Scale this module inside; the rest stays.", metavar="PATH")] = None
 
+    @property
+    def bases(self) -> dict[str, float]:
+        """Those that were given, by the names of :class:`cnnscale.Coefficients`."""
+        bases = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
+        return {name: base for name, base in bases.items() if base is not None}
+
     def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
-        values = asdict(self)
-        bases = {name: values.pop(name) for name in ("alpha", "beta", "gamma")}
+        values = {name: value for name, value in asdict(self).items() if name not in ("alpha", "beta", "gamma")}
         strategy = values.pop("strategy")
         size = _pixels("--input-size", self.input_size, forms="CxHxW")
         image = _pixels("--image-size", self.image_size, forms="HxW")
         declared_size = None if self.submodule else declared_size  # that is the whole's
         return values | {
-            "coefficients": _curve(strategy, {name: base for name, base in bases.items() if base is not None}),
+            "coefficients": _curve(strategy, self.bases),
             "image_size": image and (image[0], image[-1]),
             "input_size": declared_size if size is None else size if len(size) == 3 else (3, size[0], size[-1]),
             "pin": tuple(self.pin),
             "pin_depth": tuple(self.pin_depth),
             "derive": dict(map(_told, self.derive)),
         }
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """What to time, and how."""
-
-    phi: Annotated[list[float], _option("0: baseline.", metavar="F...")] = field(default_factory=lambda: [0.0, 1.0])
-    twin: Annotated[str | None, _option("A hand-written network to compare with.", metavar="MODEL")] = None
-    mode: Annotated[Literal["infer", "train", "both"], _option("Forward pass, training step, or both.")] = "infer"
-    batch_size: Annotated[
-        list[int], _option("Images per step; several: a sweep.", "--batch-size", "--batch-sweep", metavar="N...")
-    ] = field(default_factory=lambda: [8])
-    single: Annotated[bool, _option("Latency of a single image, too.")] = True
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], _option("auto: a GPU if there is one.")] = "auto"
-    dtype: Annotated[Literal["fp32", "tf32", "bf16", "fp16"], _option("Of the model and its input.")] = "fp32"
-    channels_last: Annotated[bool, _option("Store images as NHWC.", "--channels-last")] = False
-    compile_mode: Annotated[
-        str | None,
-        _option("Time torch.compile(model, mode=...); --compile alone: default.", "--compile", metavar="MODE"),
-    ] = None
-    cuda_graph: Annotated[bool, _option("Time replays of a CUDA graph.", "--cuda-graph")] = False
-    precision: Annotated[str, _option("Add rounds until each ratio of times is known within it.", metavar="P%")] = "2%"
-    min_time_s: Annotated[float, _option("Seconds of measurement per variant, at least.", "--min-time")] = 1.0
-    time_limit_s: Annotated[float, _option("Seconds per comparison, at most.", "--time-limit")] = 30.0
-    threads: Annotated[int | None, _option("CPU threads; default: torch's.")] = None
-    unverified: Annotated[bool, _option("Time what fails verification, too.", "--unverified")] = False
-
-    def settings(self) -> Settings:
-        """What :mod:`cnnscale.benchmarking` takes."""
-        from .timing.settings import Settings
-
-        values = {key: value for key, value in vars(self).items() if key not in ("phi", "twin", "mode", "batch_size")}
-        modes: tuple[Any, ...] = ("infer", "train") if self.mode == "both" else (self.mode,)
-        sizes = tuple(dict.fromkeys(self.batch_size))
-        return Settings(
-            **values | {"precision": _fraction("--precision", self.precision)}, modes=modes, batch_sizes=sizes
-        )
-
-
-def _fraction(option: str, text: str) -> float:
-    """``5%`` or ``0.05``."""
-    number, percent, rest = text.partition("%")
-    if rest or not _NUMBER.fullmatch(number):
-        raise UsageError(f"{option} must be a percentage or a fraction, as in 5% or 0.05, got {text!r}")
-    return float(number) / 100 if percent else float(number)
 
 
 def _pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | None:
@@ -213,7 +168,7 @@ def _amount(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     number, prefix = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if prefix not in _SI or not _NUMBER.fullmatch(number):
+    if prefix not in _SI or not is_number(number):
         raise UsageError(f"{option} must be a number, as in 4G, 600M or 4.1e9, got {text!r}")
     return float(number) * _SI[prefix]
 
@@ -223,7 +178,7 @@ def _factors(option: str, texts: list[str]) -> dict[str, float] | float | None:
     factors: dict[str, float] = {}
     for text in texts:
         pattern, _, number = text.rpartition("=")
-        if not _NUMBER.fullmatch(number):
+        if not is_number(number):
             raise UsageError(f"{option} must be a number or REGEX=NUMBER, got {text!r}")
         factors[pattern] = float(number)
     return factors.get("") if set(factors) <= {""} else factors
@@ -235,39 +190,6 @@ def _told(text: str) -> tuple[str, str]:
     if not equals:
         raise UsageError(f"--derive must be REGEX=RULE, got {text!r}")
     return pattern, rule.strip()
-
-
-class _ListsCommand(TyperCommand):
-    """Lets repeatable options take their numbers at once: ``--phi 0 1 2`` is ``--phi 0 --phi 1 --phi 2``.
-
-    And lets ``--compile`` stand alone.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {
-            name for p in self.params if getattr(p, "multiple", False) and p.name in _LISTS for name in (*p.opts,)
-        }
-        alone = {name for p in self.params if p.name == "compile_mode" for name in p.opts}
-        args = [f"{word}=default" if word in alone else word for word in args]
-        return super().parse_args(ctx, spread_values(args, several))
-
-
-def spread_values(args: Sequence[str], options: set[str]) -> list[str]:
-    """Repeat an option's name before each number that follows it, up to the first word that is no number."""
-    spread, rest = [], list(args)
-    while rest:
-        word = rest.pop(0)
-        spread.append(word)
-        if word == "--":
-            return spread + rest
-        name, equals, _ = word.partition("=")
-        if name not in options:
-            continue
-        if not equals and rest:
-            spread.append(rest.pop(0))
-        while rest and _NUMBER.fullmatch(rest[0]):
-            spread += [name, rest.pop(0)]
-    return spread
 
 
 def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -291,7 +213,7 @@ def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., No
         run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
         app.command(
-            cls=_ListsCommand,
+            cls=ListsCommand,
             epilog="\n\n".join(["[b]Examples[/b]", *(f"python -m cnnscale {each}" for each in examples)]),
         )(run)
         return function
@@ -363,7 +285,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, _option("Print the version.", "--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[bool, option("Print the version.", "--version", callback=_version, is_eager=True)] = False,
 ) -> None: ...
 
 
@@ -378,7 +300,7 @@ def plan(
     shaping: _Shaping,
     phi: Annotated[list[float], _grow("MACs grow as 2^phi; several: a family.", metavar="F...")] = _NONE,
     plot: Annotated[
-        Path | None, _option("Draw the nets to scale: a .png, .svg or .pdf.", "--plot", metavar="FILE")
+        Path | None, option("Draw the nets to scale: a .png, .svg or .pdf.", "--plot", metavar="FILE")
     ] = None,
     as_json: _Json = False,
 ) -> None:
@@ -425,14 +347,14 @@ def explain(model: _Model, goal: _Goal, shaping: _Shaping, phi: _Phi = None) -> 
 )
 def scale(
     model: _Model,
-    out: Annotated[Path, _option("Folder to write to.", "--out", metavar="DIR")],
+    out: Annotated[Path, option("Folder to write to.", "--out", metavar="DIR")],
     goal: _Goal,
     shaping: _Shaping,
     phi: _Phi = None,
-    weights: Annotated[Literal["fresh", "inherit"], _option("New, or the baseline's where they fit.")] = "fresh",
-    seed: Annotated[int | None, _option("Make fresh weights reproducible.")] = None,
-    strict: Annotated[bool, _option("Fail where growth is out of tolerance.", "--strict")] = False,
-    force: Annotated[bool, _option("Overwrite what is there.", "--force")] = False,
+    weights: Annotated[Literal["fresh", "inherit"], option("New, or the baseline's where they fit.")] = "fresh",
+    seed: Annotated[int | None, option("Make fresh weights reproducible.")] = None,
+    strict: Annotated[bool, option("Fail where growth is out of tolerance.", "--strict")] = False,
+    force: Annotated[bool, option("Overwrite what is there.", "--force")] = False,
 ) -> None:
     """Scale a model; write model.safetensors and plan.json to a folder."""
     from . import scaling
@@ -455,7 +377,7 @@ def verify(
     phi: _Phi = None,
     plan_file: Annotated[
         Path | None,
-        _option("A saved plan; weights beside it are loaded.", "--plan", metavar="FILE"),
+        option("A saved plan; weights beside it are loaded.", "--plan", metavar="FILE"),
     ] = None,
 ) -> None:
     """Build the scaled model and measure it against plan and target; exit 1 where it fails."""
@@ -481,29 +403,59 @@ def verify(
 
 @_command(
     "bench resnet18 --phi 0 1 2",
-    "bench resnet50 mobilenet_v3_large --phi 0 --mode both --batch-size 1 8 32",
-    "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json",
+    "bench resnet50 --phi 1 --strategies efficientnet fast depth width resolution --markdown=strategies.md",
+    "bench resnet50 mobilenet_v3_large --phi 0 --mode both --batch-size 1 8 32 --out rows.jsonl --resume",
+    "bench net.py:build --phi 1 --compare old.jsonl --fail-over 5%",
 )
-def bench(models: _Models, timing: _Bench, shaping: _Shaping, as_json: _Json = False) -> None:
+def bench(
+    ctx: typer.Context,
+    models: _Models,
+    compared: Compared,
+    timed: Timed,
+    outputs: Outputs,
+    shaping: _Shaping,
+    config: _Config = None,
+    dump_config: Annotated[
+        bool, option("Print the options as a file for --config, and measure nothing.", "--dump-config")
+    ] = False,
+) -> None:
     """Time the baseline and scaled variants in turn. Each is verified first; one that fails is not timed."""
-    from .benchmarking.comparing import compare
+    from .benchmarking.exports import exported
+    from .benchmarking.recording import recorded
+    from .benchmarking.regressions import against
+    from .benchmarking.results import Store, read_results
+    from .benchmarking.views import bench_view, comparison_view
 
-    settings = timing.settings()
-    variants = _variants(models, timing, shaping)
+    if dump_config:
+        typer.echo(dumped(ctx), nl=False)
+        return
+    settings, allowed = timed.settings(), compared.allowed
+    outputs.check()
+    old = read_results(compared.compare) if compared.compare else None
+    store = Store(outputs.out) if outputs.out else None
+    variants = _variants(models, compared, shaping)
     with _progress() as tick:
-        report = compare(variants, settings, tick=tick)
-    if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
-    elif report.rows:
+        report = recorded(variants, settings, store, resume=outputs.resume, tick=tick)
+    comparison = against(report, old, settings, fail_over=allowed) if old and report.rows else None
+    if report.rows and not outputs.on_stdout:
         _show(bench_view(report, width=_columns()))
+        if comparison:
+            _show(comparison_view(comparison))
+    for kind, where in outputs.formats.items():
+        text = exported(report, kind, comparison)
+        if where == "-":
+            typer.echo(text, nl=False)
+        else:
+            Path(where).write_text(text, encoding="utf-8")
+            _note(f"wrote {where}")
     if report.interrupted:
         raise KeyboardInterrupt
-    if not report.ok:
+    if not report.ok or (comparison and not comparison.ok):
         raise typer.Exit(1)
 
 
-def _variants(models: list[str], timing: _Bench, shaping: _Shaping) -> list[Variant]:
-    """Each model at each phi, and the twin: at its own input size, or that which the options name."""
+def _variants(models: list[str], compared: Compared, shaping: _Shaping) -> list[Variant]:
+    """Each model at each phi, by each strategy, and the twin: at its own input size, or that which the options name."""
     from .benchmarking.variants import phi_variants, plain_variant
     from .loading import load
     from .parts import part_of
@@ -515,11 +467,14 @@ def _variants(models: list[str], timing: _Bench, shaping: _Shaping) -> list[Vari
         keywords = shaping.keywords(loaded.input_size)
         part = part_of(loaded.model, keywords.pop("submodule"))  # of a submodule, the time is its own
         keywords["input_size"] = keywords["input_size"] or part.input_size
-        variants += phi_variants(part.module, timing.phi, name=loaded.name, prefix=prefix, **keywords)
-    if timing.twin is not None:
+        curves = {name: _curve(name, shaping.bases) for name in compared.strategies}
+        if curves and shaping.strategy:
+            raise UsageError("--strategy and --strategies contradict each other: give one of them")
+        variants += phi_variants(part.module, compared.phi, name=loaded.name, prefix=prefix, curves=curves, **keywords)
+    if compared.twin is not None:
         asked = shaping.keywords(None)
         size = (3, *asked["image_size"]) if asked["image_size"] else asked["input_size"]
-        variants.append(plain_variant(timing.twin, name=timing.twin, input_size=size))
+        variants.append(plain_variant(compared.twin, name=compared.twin, input_size=size))
     return variants
 
 

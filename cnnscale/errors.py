@@ -18,6 +18,9 @@ Each message says what happened, where (node, ``file:line``, shape) and what to 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BudgetError",
     "CnnScaleError",
@@ -30,6 +33,7 @@ __all__ = [
     "UnsupportedOpError",
     "UsageError",
     "WidthError",
+    "did_you_mean",
 ]
 
 
@@ -75,3 +79,9 @@ class GrowthError(CnnScaleError):
 
 class GrowthWarning(UserWarning):
     """The measured growth is out of tolerance, or cannot reach its target."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: ``; did you mean x or y?``, or nothing where none is like it."""
+    close = difflib.get_close_matches(word, list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -10,7 +10,6 @@ A model is named in one of four ways: ``resnet18`` (torchvision), ``timm:NAME``,
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -27,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import CnnScaleError, ModelError, UsageError
+from .errors import CnnScaleError, ModelError, UsageError, did_you_mean
 from .plans import Plan
 
 if TYPE_CHECKING:
@@ -112,8 +111,7 @@ def _import_zoo(library: str) -> Any:
 
 
 def _unknown(message: str, name: str, known: Iterable[str]) -> ModelError:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return ModelError(message + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    return ModelError(message + did_you_mean(name, known))
 
 
 # --- the user's own factories -------------------------------------------------------------------------------------

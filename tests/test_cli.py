@@ -19,6 +19,7 @@ from cnnscale import benchmarking, cli, plans
 from cnnscale.benchmarking import comparing, variants
 from cnnscale.errors import ModelError
 from cnnscale.loading import PLAN_FILE, WEIGHTS_FILE, load, rebuild, save
+from cnnscale.options import spread_values
 
 NET = """
     import torch
@@ -170,7 +171,7 @@ class TestUsage:
         ],
     )
     def test_several_values_after_one_option(self, args: str, expected: str):
-        assert cli.spread_values(args.split(), {"--phi"}) == expected.split()
+        assert spread_values(args.split(), {"--phi"}) == expected.split()
 
 
 class TestErrors:
@@ -470,7 +471,7 @@ class TestBench:
         assert {tuple(row["input_size"]) for row in data["rows"]} == {(3, 32, 32)}
 
     def test_compile_may_stand_alone(self):
-        assert cli.spread_values(["--compile", "--phi", "1", "2"], {"--phi"}) == [
+        assert spread_values(["--compile", "--phi", "1", "2"], {"--phi"}) == [
             *("--compile", "--phi", "1", "--phi", "2"),
         ]
         run("bench", "resnet18", "--compile=fastest", code=2)

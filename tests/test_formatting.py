@@ -8,11 +8,10 @@ import pytest
 from rich.console import Console
 
 from cnnscale.benchmarking.records import Environment, Pair, Report, Row, Timing
+from cnnscale.benchmarking.views import bench_view, format_bench
 from cnnscale.coefficients import Coefficients, Multipliers
 from cnnscale.formatting import (
-    bench_view,
     failure_of,
-    format_bench,
     format_plan,
     format_scaling,
     format_verification,

@@ -82,10 +82,11 @@ def compare(
         entries = _built(variants, tick, settings.time_limit_s * len(jobs))
         for number, job in enumerate(jobs):
             rest_s = settings.time_limit_s * (len(jobs) - number - 1)
-            rows = [replace(entry.row, mode=job.mode) for entry in entries]
+            rows: Sequence[Row] = [replace(entry.row, mode=job.mode) for entry in entries]
             earlier = known(job, rows)
             if earlier is None:
                 rows = _measured(entries, job, settings, found, _later(tick, rest_s))
+                rows, _ = judged(rows, settings)
                 on_rows(job, rows, not found.interrupted)
             found.rows += rows if earlier is None else earlier
             if found.interrupted:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from cnnscale.errors import CnnScaleError
 from cnnscale.timing.settings import Settings
@@ -43,6 +44,10 @@ class Comparison:
     @property
     def ok(self) -> bool:
         return not any(change.regressed for change in self.changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, as JSON takes them."""
+        return asdict(self)
 
 
 def against(report: Report, saved: Sequence[Saved], settings: Settings, *, fail_over: float | None) -> Comparison:

@@ -25,7 +25,7 @@ from cnnscale.timing.settings import Settings
 from .comparing import Job
 from .records import Environment, Row
 
-__all__ = ["FORMAT", "Saved", "Store", "check_writable"]
+__all__ = ["FORMAT", "Saved", "Store", "check_writable", "read_results"]
 
 FORMAT: Final = 1
 """Of the lines; a later one says how it differs."""
@@ -82,8 +82,7 @@ class Store:
         """All results, oldest first."""
         with self._locked() as file:
             file.seek(0)
-            lines = file.read().splitlines()
-        return [self._parsed(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+            return _parsed(file.read(), self.path)
 
     def known(self, job: Job, rows: Sequence[Row], settings: Settings, where: Environment) -> list[Row] | None:
         """The latest complete comparison of the same variants, under the same settings, in the same place.
@@ -101,14 +100,6 @@ class Store:
                 return [found[row.name] for row in rows]
         return None
 
-    def _parsed(self, line: bytes, number: int) -> Saved:
-        try:
-            return _SAVED.validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "line"
-            raise CnnScaleError(f"{self.path}:{number} is not a result of bench: {where}: {first['msg']}") from error
-
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
         """The file, locked against other processes, its last line whole."""
@@ -118,6 +109,40 @@ class Store:
                 yield file
         except OSError as error:
             raise CnnScaleError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def read_results(path: str | Path) -> list[Saved]:
+    """The results in a file that is left as it is, without a last line that was not finished.
+
+    Raises:
+        CnnScaleError: it cannot be read, or one of its lines is no result.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CnnScaleError(f"cannot read {path}: {error.strerror or error}") from error
+    last = text.rpartition(b"\n")[2]
+    return _parsed(text if _is_whole(last) else text[: len(text) - len(last)], path)
+
+
+def _parsed(text: bytes, path: Path) -> list[Saved]:
+    """A result from each line.
+
+    Raises:
+        CnnScaleError: it is none; the message names the line and the field.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_SAVED.validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "line"
+            raise CnnScaleError(f"{path}:{number} is not a result of bench: {where}: {first['msg']}") from error
+    return found
 
 
 def check_writable(path: str | Path) -> None:
@@ -170,13 +195,20 @@ def _heal(file: BinaryIO) -> None:
         return
     file.seek(0)
     last = file.read().rpartition(b"\n")[2]
-    try:
-        json.loads(last)
-    except ValueError:
-        file.truncate(end - len(last))
-    else:
+    if _is_whole(last):
         file.write(b"\n")
+    else:
+        file.truncate(end - len(last))
     file.seek(0, os.SEEK_END)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether nothing of a line is missing; of one that was being written, at least the last brace is."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _told(settings: Settings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cnnscale.measuring import measure
 from cnnscale.plans import Cost
 from cnnscale.records import Scaling
 from cnnscale.scaling import scale
+from cnnscale.strategies import Curve
 
 __all__ = ["Built", "Variant", "built", "phi_variants", "plain_variant", "scaled_variants"]
 
@@ -53,16 +54,26 @@ class Variant:
 
 
 def phi_variants(
-    model: nn.Module, phis: Iterable[float], *, name: str = "", prefix: str = "", **planning: Any
+    model: nn.Module,
+    phis: Iterable[float],
+    *,
+    name: str = "",
+    prefix: str = "",
+    curves: Mapping[str, Curve] | None = None,
+    **planning: Any,
 ) -> tuple[Variant, ...]:
     """The baseline and then one variant per phi, each once, in the order given; the baseline is always there.
 
-    ``prefix`` goes before each variant's name.
+    ``prefix`` goes before each variant's name. With ``curves``, there is one variant per phi and curve, by the curve's
+    name.
     """
-    ordered = dict.fromkeys([0.0, *map(float, phis)])
+    wanted = [phi for phi in dict.fromkeys(map(float, phis)) if phi]
     # an input size set outright belongs to the scaled variants, not to the baseline
     fixed = {key: value for key, value in planning.items() if key != "image_size"}
-    entries = [(f"{prefix}phi {phi:g}", {"phi": phi, **(planning if phi else fixed)}) for phi in ordered]
+    entries: list[tuple[str, dict[str, Any]]] = [(f"{prefix}phi 0", {"phi": 0.0, **fixed})]
+    named = {f" {key}": {"coefficients": curve} for key, curve in (curves or {}).items()} or {"": {}}
+    for phi in wanted:
+        entries += [(f"{prefix}phi {phi:g}{key}", {"phi": phi, **planning, **curve}) for key, curve in named.items()]
     return scaled_variants(model, entries, name=name)
 
 
