@@ -1,7 +1,8 @@
 """A benchmark as text for a terminal; what its cells hold is the same in every other form.
 
-Growths are ratios to the first row of the comparison. ``time`` is the ratio of times round by round, ``+-`` the half of
-its 95 % interval; ``ms`` is the median of a batch, ``ms, 1`` that of a batch of one image.
+``growth`` is that of MACs, a ratio to the first row of the comparison. ``time`` is the ratio of times round by round,
+``+-`` the half of its 95 % interval, and ``beyond`` how much more or less time grew than MACs. ``ms`` is the median of
+a batch, ``ms, 1`` that of a batch of one image.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ __all__ = [
 
 _WIDTH: Final = 120
 COLUMNS: Final = (
-    *("variant", "input", "depth", "width", "res.", "params", "MACs", "growth", "2^phi", "time", "+-"),
-    *("images/s", "ms", "p95 ms", "ms, 1", "GMAC/s", "peak mem"),
+    *("variant", "input", "depth", "width", "res.", "params", "activ.", "MACs", "growth", "2^phi", "time", "+-"),
+    *("beyond", "images/s", "ms", "p95 ms", "ms, 1", "GMAC/s", "peak mem"),
 )
 CHANGE_COLUMNS: Final = ("variant", "mode", "batch", "ms before", "ms now", "time", "memory", "verdict")
 _MODES: Final = {"infer": "inference", "train": "training step"}
@@ -91,11 +92,12 @@ def cells(row: Row) -> Iterator[str]:
     yield row.name
     yield size_text(row.input_size) if row.input_size else "-"
     yield from (f"{x:.2f}" for x in (got.depth, got.width, got.resolution)) if got else ("-",) * 3
-    yield from (quantity(cost.params), quantity(cost.macs)) if cost else ("-",) * 2
+    yield from map(quantity, (cost.params, cost.activations, cost.macs)) if cost else ("-",) * 3
     yield ratio_text(row.growth)
     yield ratio_text(row.target_growth)
     yield ratio_text(row.time_growth)
     yield _half_width(row)
+    yield "-" if row.beyond_macs is None else f"{row.beyond_macs:+.0%}"
     yield quantity(timing.images_per_s) if timing else "-"
     yield from (fixed_point(timing.latency_ms), fixed_point(timing.p95_ms)) if timing else ("-",) * 2
     yield fixed_point(timing.single_ms) if timing and timing.single_ms else "-"
