@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from .errors import UsageError
-from .options import fraction, option
+from .options import complete_strategy, fraction, option
 from .strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ class Compared:
         default_factory=lambda: [0.0, 1.0]
     )
     strategies: Annotated[
-        list[str], _compare(f"At the same phi, so at equal MACs: {', '.join(STRATEGIES)}.", metavar="NAME...")
+        list[str],
+        _compare(
+            f"At the same phi, so at equal MACs: {', '.join(STRATEGIES)}.",
+            metavar="NAME...",
+            autocompletion=complete_strategy,
+        ),
     ] = field(default_factory=list)
     twin: Annotated[str | None, _compare("A hand-written network.", metavar="MODEL")] = None
     compare: Annotated[Path | None, _compare("The results of an earlier run (--out).", metavar="OLD.jsonl")] = None

@@ -28,7 +28,7 @@ from .bench_options import Compared, Outputs, Timed
 from .coefficients import Coefficients
 from .errors import CnnScaleError, GrowthWarning, UsageError
 from .formatting import explain_view, family_view, plan_view, scaling_view, verification_view
-from .options import ListsCommand, dumped, is_number, option, read_config
+from .options import ListsCommand, complete_model, complete_strategy, dumped, is_number, option, read_config
 from .plans import Plan
 from .records import Scaling
 from .strategies import STRATEGIES, Curve, named
@@ -43,7 +43,6 @@ _MIN_WIDTH = 100  # narrower tables would lose digits; a narrower terminal wraps
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Scale a convolutional network in depth, width and resolution, and measure what that costs.",
 )
@@ -55,8 +54,9 @@ _grow = functools.partial(option, panel="What to grow")
 _round = functools.partial(option, panel="How to round and what to keep")
 
 _MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
-_Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help=_MODEL_HELP, show_default=False)]
+_argument = functools.partial(typer.Argument, help=_MODEL_HELP, show_default=False, autocompletion=complete_model)
+_Model = Annotated[str, _argument(metavar="MODEL")]
+_Models = Annotated[list[str], _argument(metavar="MODEL...")]
 _Config = Annotated[
     Path | None,
     option("TOML with options; those on the command line win.", "--config", callback=read_config, is_eager=True),
@@ -105,7 +105,9 @@ class _Shaping:
 
     image_size: Annotated[str | None, _grow("Scaled input size, SIDE or HxW, set outright.")] = None
     input_size: Annotated[str | None, _grow("Baseline's input size, CxHxW or SIDE; default: its own, or 224.")] = None
-    strategy: Annotated[str | None, _grow(f"In which proportion: {', '.join(STRATEGIES)}.")] = None
+    strategy: Annotated[
+        str | None, _grow(f"In which proportion: {', '.join(STRATEGIES)}.", autocompletion=complete_strategy)
+    ] = None
     alpha: Annotated[float | None, _grow("Depth per unit of phi; default: 1.2.")] = None
     beta: Annotated[float | None, _grow("Width per unit of phi; default: 1.1.")] = None
     gamma: Annotated[float | None, _grow("Resolution per unit of phi; default: 1.15.")] = None

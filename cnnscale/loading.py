@@ -32,7 +32,17 @@ from .plans import Plan
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PLAN_FILE", "WEIGHTS_FILE", "Loaded", "check_output", "load", "load_weights", "rebuild", "save"]
+__all__ = [
+    "PLAN_FILE",
+    "WEIGHTS_FILE",
+    "Loaded",
+    "check_output",
+    "known_models",
+    "load",
+    "load_weights",
+    "rebuild",
+    "save",
+]
 
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
@@ -79,9 +89,21 @@ def _declared_size(model: nn.Module) -> tuple[int, ...] | None:
 # --- model zoos ---------------------------------------------------------------------------------------------------
 
 
+def known_models(zoo: str = "") -> list[str]:
+    """The names that :func:`load` takes from torchvision, or with ``timm:`` those from timm.
+
+    Raises:
+        ModelError: the library is not installed.
+    """
+    if zoo == "timm:":
+        return [f"timm:{name}" for name in _import_zoo("timm").list_models()]
+    models = _import_zoo("torchvision").models
+    return list(models.list_models(module=models))
+
+
 def _load_torchvision(name: str) -> tuple[nn.Module, tuple[int, ...] | None]:
     models = _import_zoo("torchvision").models
-    classifiers = models.list_models(module=models)
+    classifiers = known_models()
     if name not in classifiers:
         if name in models.list_models():  # some of these would download a backbone
             raise ModelError(f"{name} is not one of torchvision's image classifiers; load it from a factory of yours")

@@ -18,9 +18,20 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand
 
-from .errors import UsageError, did_you_mean
+from .errors import CnnScaleError, UsageError, did_you_mean
+from .strategies import STRATEGIES
 
-__all__ = ["ListsCommand", "dumped", "fraction", "is_number", "option", "read_config", "spread_values"]
+__all__ = [
+    "ListsCommand",
+    "complete_model",
+    "complete_strategy",
+    "dumped",
+    "fraction",
+    "is_number",
+    "option",
+    "read_config",
+    "spread_values",
+]
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _NUMBERS: Final = ("phi", "batch_size")
@@ -49,6 +60,26 @@ def fraction(name: str, text: str) -> float:
     if rest or not is_number(number):
         raise UsageError(f"{name} must be a percentage or a fraction, as in 5% or 0.05, got {text!r}")
     return float(number) / 100 if percent else float(number)
+
+
+# --- completion ---------------------------------------------------------------------------------------------------
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """The zoo's names that begin so; nothing of a zoo that is not installed, since a shell shows no errors."""
+    from .loading import known_models
+
+    with suppress(CnnScaleError):
+        return [
+            name
+            for name in known_models("timm:" if incomplete.startswith("timm") else "")
+            if name.startswith(incomplete)
+        ]
+    return []
+
+
+def complete_strategy(incomplete: str) -> list[str]:
+    return [name for name in STRATEGIES if name.startswith(incomplete)]
 
 
 # --- lists --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from test_cli import FAST, NET, SIZE, run
+from typer.testing import CliRunner
 
+from cnnscale import cli
 from cnnscale.benchmarking import comparing
 from cnnscale.benchmarking.results import Store, read_results
 
@@ -243,3 +245,17 @@ class TestConfig:
 
 def test_quiet_when_stderr_is_no_terminal(net: str):
     assert bench(net, "--phi", "0").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("bench resnet1", "resnet18\nresnet101\nresnet152"), ("bench resnet18 --strategies re", "resolution\nresnet-rs")],
+)
+def test_the_shell_completes_models_and_strategies(words: str, found: str):
+    asked = {
+        "_CNNSCALE_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"cnnscale {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    told = CliRunner().invoke(cli.app, [], prog_name="cnnscale", env=asked).stdout
+    assert sorted(told.split()) == sorted(found.split())
