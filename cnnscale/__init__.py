@@ -23,6 +23,7 @@ from .errors import (
     ModelError,
     PlanError,
     RewriteError,
+    SearchError,
     TraceError,
     UnsupportedOpError,
     UsageError,
@@ -31,11 +32,13 @@ from .errors import (
 from .plans import Family, Plan
 from .publications import Published, published
 from .records import Scaling, Verification
+from .searching.grid import Grid
 from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
 if TYPE_CHECKING:
     from .measuring import measure
     from .scaling import apply, family, plan, scale, verify
+    from .searching.search import search
 
 __version__ = "0.1.0"
 
@@ -54,6 +57,7 @@ __all__ = [
     "Coefficients",
     "Cost",
     "Family",
+    "Grid",
     "GrowthError",
     "GrowthWarning",
     "Measurement",
@@ -64,6 +68,7 @@ __all__ = [
     "Published",
     "RewriteError",
     "Scaling",
+    "SearchError",
     "Strategy",
     "TraceError",
     "UnsupportedOpError",
@@ -76,10 +81,12 @@ __all__ = [
     "plan",
     "published",
     "scale",
+    "search",
     "verify",
 ]
 
 _WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
+_WITH_TORCH |= {"search": "searching.search"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from .errors import UsageError
-from .options import complete_strategy, fraction, option
+from .options import complete_strategy, fraction
 from .strategies import STRATEGIES
+from .terminal import option
 
 if TYPE_CHECKING:
     from .timing.settings import Settings

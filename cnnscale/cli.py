@@ -1,70 +1,42 @@
-"""The command line: ``python -m cnnscale plan | explain | scale | verify | bench``. The only module that prints.
+"""The command line: ``python -m cnnscale plan | explain | scale | verify | bench | search | status | export | study``.
 
-Results go to stdout, everything else (progress, warnings, errors) to stderr. Exit codes: 0 done, 1 failed, 2 wrong
-usage, 130 interrupted. torch is imported when a command runs, not before, so that ``--help`` is quick.
-
-Options that commands share are declared once, as the fields of a dataclass; :func:`_command` spreads them over the
-signature that typer reads.
+What all commands share is in :mod:`cnnscale.terminal`, those that train in :mod:`cnnscale.campaigns`.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
-import shutil
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.console import Console, RenderableType
 
+from . import campaigns
 from .bench_options import Compared, Outputs, Timed
 from .coefficients import Coefficients
-from .errors import CnnScaleError, GrowthWarning, UsageError
+from .config import dumped, read_config
+from .errors import UsageError
 from .formatting import explain_view, family_view, plan_view, scaling_view, verification_view
-from .options import ListsCommand, complete_model, complete_strategy, dumped, is_number, option, read_config
+from .options import Json, Model, Models, Rounding, amount, complete_strategy, pixels, rounding_option
 from .plans import Plan
 from .records import Scaling
 from .strategies import STRATEGIES, Curve, named
+from .terminal import NONE, NUMBER, app, columns, command, note, option, show, stderr
 
 if TYPE_CHECKING:
     from .benchmarking.variants import Variant
 
 __all__ = ["main"]
 
-_NONE: Any = []  # a default that typer copies
-_MIN_WIDTH = 100  # narrower tables would lose digits; a narrower terminal wraps them instead
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Scale a convolutional network in depth, width and resolution, and measure what that costs.",
-)
-
-
-_SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _budget = functools.partial(option, panel="What it may cost")
 _grow = functools.partial(option, panel="What to grow")
-_round = functools.partial(option, panel="How to round and what to keep")
-
-_MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
-_argument = functools.partial(typer.Argument, help=_MODEL_HELP, show_default=False, autocompletion=complete_model)
-_Model = Annotated[str, _argument(metavar="MODEL")]
-_Models = Annotated[list[str], _argument(metavar="MODEL...")]
 _Config = Annotated[
     Path | None,
     option("TOML with options; those on the command line win.", "--config", callback=read_config, is_eager=True),
 ]
-_Json = Annotated[bool, option("Print JSON instead of a table.", "--json")]
-_Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
-
-
 _Phi = Annotated[float | None, _grow("Compound coefficient: MACs grow as 2^phi.")]
 
 
@@ -92,19 +64,18 @@ class _Goal:
 
     def keywords(self) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
-        budgets = {name: _amount(f"--{name}", getattr(self, name)) for name in ("macs", "params", "activations")}
+        budgets = {name: amount(f"--{name}", getattr(self, name)) for name in ("macs", "params", "activations")}
         factors = {name: _factors(f"--{name}", getattr(self, name)) for name in ("depth", "width")}
         measured = {name: getattr(self, name) for name in ("latency_ms", "device", "batch_size")}
-        measured["peak_memory_bytes"] = _amount("--peak-memory", self.peak_memory)
+        measured["peak_memory_bytes"] = amount("--peak-memory", self.peak_memory)
         return {"growth": self.growth, "resolution": self.resolution, **budgets, **measured, **factors}
 
 
 @dataclass(frozen=True)
-class _Shaping:
+class _Shaping(Rounding):
     """Everything else that shapes a plan."""
 
     image_size: Annotated[str | None, _grow("Scaled input size, SIDE or HxW, set outright.")] = None
-    input_size: Annotated[str | None, _grow("Baseline's input size, CxHxW or SIDE; default: its own, or 224.")] = None
     strategy: Annotated[
         str | None, _grow(f"In which proportion: {', '.join(STRATEGIES)}.", autocompletion=complete_strategy)
     ] = None
@@ -115,15 +86,9 @@ class _Shaping:
     tolerance: Annotated[float | None, _grow("Allowed deviation; default: 0.03 of 2^phi, 0.02 of a budget.")] = None
     max_image_size: Annotated[int | None, _grow("No side is enlarged beyond it.")] = None
     max_repeats: Annotated[int | None, _grow("No stage is deepened beyond it.")] = None
-    divisor: Annotated[int, _round("Channels are rounded to its multiples.")] = 8
-    round_limit: Annotated[float, _round("Never round below this fraction; 0: no limit.")] = 0.9
-    depth_rounding: Annotated[
-        Literal["ceil", "round", "floor"] | None, _round("Of repeats; default: the strategy's, mostly ceil.")
-    ] = None
-    pin: Annotated[list[str], _round("Regex of modules whose width stays.")] = field(default_factory=list)
-    pin_depth: Annotated[list[str], _round("Regex of stages whose repeats stay.")] = field(default_factory=list)
-    derive: Annotated[list[str], _round("REGEX=RULE for inner widths.")] = field(default_factory=list)
-    submodule: Annotated[str | None, _round("Scale this module inside; the rest stays.", metavar="PATH")] = None
+    submodule: Annotated[str | None, rounding_option("Scale this module inside; the rest stays.", metavar="PATH")] = (
+        None
+    )
 
     @property
     def bases(self) -> dict[str, float]:
@@ -135,26 +100,13 @@ class _Shaping:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
         values = {name: value for name, value in asdict(self).items() if name not in ("alpha", "beta", "gamma")}
         strategy = values.pop("strategy")
-        size = _pixels("--input-size", self.input_size, forms="CxHxW")
-        image = _pixels("--image-size", self.image_size, forms="HxW")
+        image = pixels("--image-size", self.image_size, forms="HxW")
         declared_size = None if self.submodule else declared_size  # that is the whole's
         return values | {
             "coefficients": _curve(strategy, self.bases),
             "image_size": image and (image[0], image[-1]),
-            "input_size": declared_size if size is None else size if len(size) == 3 else (3, size[0], size[-1]),
-            "pin": tuple(self.pin),
-            "pin_depth": tuple(self.pin_depth),
-            "derive": dict(map(_told, self.derive)),
+            **self.rounding_keywords(declared_size),
         }
-
-
-def _pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > forms.count("x") + 1 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise UsageError(f"{option} must be {forms} or SIDE in pixels, got {text!r}")
-    return tuple(map(int, sides))
 
 
 def _curve(strategy: str | None, bases: dict[str, float]) -> Curve:
@@ -165,116 +117,15 @@ def _curve(strategy: str | None, bases: dict[str, float]) -> Curve:
     return named(strategy)
 
 
-def _amount(option: str, text: str | None) -> float | None:
-    """A number with an SI prefix: 4G, 600M, 25k."""
-    if text is None:
-        return None
-    number, prefix = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if prefix not in _SI or not is_number(number):
-        raise UsageError(f"{option} must be a number, as in 4G, 600M or 4.1e9, got {text!r}")
-    return float(number) * _SI[prefix]
-
-
 def _factors(option: str, texts: list[str]) -> dict[str, float] | float | None:
     """``F`` for all, ``REGEX=F`` for some."""
     factors: dict[str, float] = {}
     for text in texts:
         pattern, _, number = text.rpartition("=")
-        if not is_number(number):
+        if not NUMBER.fullmatch(number):
             raise UsageError(f"{option} must be a number or REGEX=NUMBER, got {text!r}")
         factors[pattern] = float(number)
     return factors.get("") if set(factors) <= {""} else factors
-
-
-def _told(text: str) -> tuple[str, str]:
-    """``REGEX=RULE``, the rule being what follows the last equals sign."""
-    pattern, equals, rule = text.rpartition("=")
-    if not equals:
-        raise UsageError(f"--derive must be REGEX=RULE, got {text!r}")
-    return pattern, rule.strip()
-
-
-def _command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command; parameters that are dataclasses become one option per field."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        parameters = _parameters(function)
-        bundles: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
-        fields = {name: _parameters(bundle) for name, bundle in bundles.items()}
-
-        @functools.wraps(function)
-        def run(*, debug: bool, **values: Any) -> None:
-            with _reported(debug=debug):
-                for name, bundle in bundles.items():
-                    values[name] = bundle(**{each.name: values.pop(each.name) for each in fields[name]})
-                function(**values)
-
-        # typer reads both; functools.wraps copied them as they were before the options were spread
-        flat = [each for parameter in parameters for each in fields.get(parameter.name, [parameter])]
-        flat.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug))
-        run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
-        app.command(
-            cls=ListsCommand,
-            epilog="\n\n".join(["[b]Examples[/b]", *(f"python -m cnnscale {each}" for each in examples)]),
-        )(run)
-        return function
-
-    return register
-
-
-def _parameters(owner: Any) -> list[inspect.Parameter]:
-    """The parameters of a function, or the fields of a dataclass that has a default for each, as keyword-only."""
-    if is_dataclass(owner):
-        defaults = vars(cast("Any", owner)())
-    else:
-        defaults = {name: each.default for name, each in inspect.signature(owner).parameters.items()}
-    hints = inspect.get_annotations(owner, eval_str=True)
-    return [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-        for name, default in defaults.items()
-    ]
-
-
-@contextmanager
-def _reported(*, debug: bool) -> Iterator[None]:
-    """Errors and warnings become one line on stderr each, and errors an exit code."""
-    if debug:
-        logging.basicConfig(level=logging.DEBUG)  # to stderr
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", GrowthWarning)
-        warnings.showwarning = lambda message, *_args, **_kwargs: _note(f"warning: {message}", "yellow")
-        try:
-            yield
-        except (typer.Exit, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            _note("interrupted", "red")
-            raise typer.Exit(130) from None
-        except Exception as error:  # the last resort of the program: nobody is left to handle it
-            if debug:
-                traceback.print_exc()
-            if isinstance(error, CnnScaleError):
-                _note(f"error: {error}", "red")
-            else:
-                _note(f"error: {type(error).__name__}: {error} (--debug shows where)", "red")
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
-
-
-def _note(text: str, style: str = "dim") -> None:
-    _stderr().print(" ".join(text.split()), style=style, soft_wrap=True)
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size((120, 24)).columns
-
-
-def _show(view: RenderableType) -> None:
-    Console(width=max(_MIN_WIDTH, _columns()), markup=False, highlight=False, emoji=False).print(view)
 
 
 def _version(wanted: bool) -> None:
@@ -291,20 +142,20 @@ def _root(
 ) -> None: ...
 
 
-@_command(
+@command(
     "plan resnet50 --phi 1",
     "plan resnet50 --phi -1 0 1 2 3 --plot family.png",
     "plan timm:convnext_tiny --macs 3G --json > plan.json",
 )
 def plan(
-    model: _Model,
+    model: Model,
     goal: _Goal,
     shaping: _Shaping,
-    phi: Annotated[list[float], _grow("MACs grow as 2^phi; several: a family.", metavar="F...")] = _NONE,
+    phi: Annotated[list[float], _grow("MACs grow as 2^phi; several: a family.", metavar="F...")] = NONE,
     plot: Annotated[
         Path | None, option("Draw the nets to scale: a .png, .svg or .pdf.", "--plot", metavar="FILE")
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show how a model would be scaled. Builds nothing."""
     from . import scaling
@@ -326,29 +177,29 @@ def plan(
     if as_json:
         typer.echo(text(), nl=False)
     else:
-        _show(view)
+        show(view)
     if plot is not None:
         save_family(plans, plot)
-        _note(f"wrote {plot}")
+        note(f"wrote {plot}")
 
 
-@_command("explain resnet50 --phi 1", "explain efficientnet_b0 --macs 1G --strategy fast")
-def explain(model: _Model, goal: _Goal, shaping: _Shaping, phi: _Phi = None) -> None:
+@command("explain resnet50 --phi 1", "explain efficientnet_b0 --macs 1G --strategy fast")
+def explain(model: Model, goal: _Goal, shaping: _Shaping, phi: _Phi = None) -> None:
     """Show every number of a plan: what was wanted, how it was rounded and why, and what stays."""
     from . import scaling
     from .loading import load
 
     loaded = load(model)
-    _show(explain_view(scaling.plan(loaded.model, phi, **goal.keywords(), **shaping.keywords(loaded.input_size))))
+    show(explain_view(scaling.plan(loaded.model, phi, **goal.keywords(), **shaping.keywords(loaded.input_size))))
 
 
-@_command(
+@command(
     "scale resnet50 --phi 1 --out resnet50x2",
     "scale resnet50 --macs 8G --params 30M --out bigger",
     "scale net.py:build --width 2 --weights inherit --out wide",
 )
 def scale(
-    model: _Model,
+    model: Model,
     out: Annotated[Path, option("Folder to write to.", "--out", metavar="DIR")],
     goal: _Goal,
     shaping: _Shaping,
@@ -367,13 +218,13 @@ def scale(
     keywords = goal.keywords() | shaping.keywords(loaded.input_size)
     scaled = scaling.scale(loaded.model, phi, **keywords, weights=weights, seed=seed, strict=strict)
     save(scaled, out, force=force)
-    _show(scaling_view(cast("Scaling", scaled.scaling)))
-    _note(f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}")
+    show(scaling_view(cast("Scaling", scaled.scaling)))
+    note(f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}")
 
 
-@_command("verify resnet50 --phi 1", "verify resnet50 --plan resnet50x2/plan.json")
+@command("verify resnet50 --phi 1", "verify resnet50 --plan resnet50x2/plan.json")
 def verify(
-    model: _Model,
+    model: Model,
     goal: _Goal,
     shaping: _Shaping,
     phi: _Phi = None,
@@ -394,16 +245,16 @@ def verify(
         scaled = scaling.apply(load(model).model, made)
         if weights.exists():
             load_weights(scaled, weights)
-            _note(f"loaded {weights}")
+            note(f"loaded {weights}")
     else:
         raise UsageError("--plan already says how to scale: drop the other options")
     verification = cast("Scaling", scaled.scaling).verification
-    _show(verification_view(verification))
+    show(verification_view(verification))
     if not verification.ok:
         raise typer.Exit(1)
 
 
-@_command(
+@command(
     "bench resnet18 --phi 0 1 2",
     "bench resnet50 --phi 1 --strategies efficientnet fast depth width resolution --markdown=strategies.md",
     "bench resnet50 mobilenet_v3_large --phi 0 --mode both --batch-size 1 8 32 --out rows.jsonl --resume",
@@ -411,7 +262,7 @@ def verify(
 )
 def bench(
     ctx: typer.Context,
-    models: _Models,
+    models: Models,
     compared: Compared,
     timed: Timed,
     outputs: Outputs,
@@ -440,16 +291,16 @@ def bench(
         report = recorded(variants, settings, store, resume=outputs.resume, tick=tick)
     comparison = against(report, old, settings, fail_over=allowed) if old and report.rows else None
     if report.rows and not outputs.on_stdout:
-        _show(bench_view(report, width=_columns()))
+        show(bench_view(report, width=columns()))
         if comparison:
-            _show(comparison_view(comparison))
+            show(comparison_view(comparison))
     for kind, where in outputs.formats.items():
         text = exported(report, kind, comparison)
         if where == "-":
             typer.echo(text, nl=False)
         else:
             Path(where).write_text(text, encoding="utf-8")
-            _note(f"wrote {where}")
+            note(f"wrote {where}")
     if report.interrupted:
         raise KeyboardInterrupt
     if not report.ok or (comparison and not comparison.ok):
@@ -483,7 +334,7 @@ def _variants(models: list[str], compared: Compared, shaping: _Shaping) -> list[
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """What is being done, and how many seconds are left at most; shows nothing where stderr is no terminal."""
-    with _stderr().status("") as status:
+    with stderr().status("") as status:
 
         def tick(what: str, left_s: float) -> None:
             left = f", at most {left_s:.0f} s left" if left_s > 0 else ""
@@ -491,5 +342,7 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
 
         yield tick
 
+
+campaigns.add_commands()
 
 main = app  # what the installed command and __main__ call

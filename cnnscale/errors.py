@@ -9,7 +9,8 @@
     ├── BudgetError         no network on the strategy's curve meets the budget
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
-    └── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    ├── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    └── SearchError         a store of trials is another search's, or there is nothing to choose from
 
     GrowthWarning           the same, without ``strict``
 
@@ -29,6 +30,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "RewriteError",
+    "SearchError",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
@@ -75,6 +77,10 @@ class RewriteError(CnnScaleError):
 
 class GrowthError(CnnScaleError):
     """The measured growth is out of tolerance."""
+
+
+class SearchError(CnnScaleError):
+    """A store of trials belongs to another search, or its trials leave nothing to choose from."""
 
 
 class GrowthWarning(UserWarning):

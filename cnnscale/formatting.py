@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "aim_text",
+    "cell",
     "explain_view",
     "failure_of",
     "family_view",
@@ -33,7 +34,6 @@ __all__ = [
     "format_scaling",
     "format_verification",
     "labelled",
-    "literal",
     "new_table",
     "plain_text",
     "plan_view",
@@ -153,7 +153,7 @@ def family_view(family: Family) -> Group:
     stages = new_table("stage", "block", "now", *map(aim_text, plans), left=("stage", "block"))
     for now, *planned in zip(plans[0].stages, *(plan.stages for plan in plans), strict=True):
         cells = (f"{stage.new_repeats} x {stage.new_width}" for stage in planned)
-        stages.add_row(*map(literal, (now.path, now.block, f"{now.repeats} x {now.width}", *cells)))
+        stages.add_row(*map(cell, (now.path, now.block, f"{now.repeats} x {now.width}", *cells)))
     below = (Text(), Text("repeats x width", style="dim"), stages) if plans[0].stages else ()
     return Group(Text(plans[0].model, style="bold"), Text(), sizes, *below)
 
@@ -257,7 +257,7 @@ def _repeats_table(stages: tuple[Stage, ...]) -> Table:
     for stage in stages:
         wanted = "-" if stage.wanted is None else _not_rounded_down(stage.wanted)
         table.add_row(
-            *map(literal, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
+            *map(cell, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
         )
     return table
 
@@ -272,7 +272,7 @@ def _widths_table(plan: Plan) -> Table:
     table = new_table("width of", "layers", "now", "wanted", "got", "rule", left=("width of", "rule"))
     for width in plan.widths:
         numbers = (str(len(width.layers)), str(width.before), f"{width.wanted:.1f}", str(width.after))
-        table.add_row(*map(literal, (width.name, *numbers, width.rule)))
+        table.add_row(*map(cell, (width.name, *numbers, width.rule)))
     return table
 
 
@@ -303,14 +303,14 @@ def _stage_table(stages: tuple[Stage, ...]) -> RenderableType:
     table = new_table("stage", "block", "repeats", "width", *notes, left=("stage", "block", "note"))
     for stage in stages:
         repeats, width = _change(stage.repeats, stage.new_repeats), _change(stage.width, stage.new_width)
-        table.add_row(*map(literal, (stage.path, stage.block, repeats, width, *(stage.note for _ in notes))))
+        table.add_row(*map(cell, (stage.path, stage.block, repeats, width, *(stage.note for _ in notes))))
     return table
 
 
 def _multiplier_table(wanted: Multipliers, got: Multipliers) -> Table:
     table = new_table("multiplier", "wanted", "got", left=("multiplier",))
     for name in ("depth", "width", "resolution"):
-        table.add_row(literal(name), f"{getattr(wanted, name):.3f}", f"{getattr(got, name):.3f}")
+        table.add_row(cell(name), f"{getattr(wanted, name):.3f}", f"{getattr(got, name):.3f}")
     return table
 
 
@@ -318,7 +318,7 @@ def _cost_table(before: Cost, after: Cost) -> Table:
     table = new_table("cost of one image", "before", "after", "growth", left=("cost of one image",))
     for label, name in (("MACs", "macs"), ("params", "params"), ("activations", "activations")):
         old, new = getattr(before, name), getattr(after, name)
-        table.add_row(literal(label), quantity(old), quantity(new), ratio_text(new / old if old else None))
+        table.add_row(cell(label), quantity(old), quantity(new), ratio_text(new / old if old else None))
     return table
 
 
@@ -360,7 +360,7 @@ def new_table(*columns: str, left: tuple[str, ...]) -> Table:
     return table
 
 
-def literal(text: str) -> Text:
+def cell(text: str) -> Text:
     """Text as it is: module paths and regexes contain brackets, which rich would read as markup."""
     return Text(text)
 

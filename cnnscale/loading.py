@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PLAN_FILE",
     "WEIGHTS_FILE",
+    "Factory",
     "Loaded",
     "check_output",
     "known_models",
@@ -57,6 +58,17 @@ class Loaded:
     model: nn.Module
     input_size: tuple[int, ...] | None
     """(C, H, W) in pixels where the model declares its own, else None."""
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Builds the model of a name when it is called: what can be sent to another process instead of a model whose class
+    is known in this one only."""
+
+    spec: str
+
+    def __call__(self) -> nn.Module:
+        return load(self.spec).model
 
 
 def load(spec: str) -> Loaded:

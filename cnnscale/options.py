@@ -1,68 +1,34 @@
-"""What the command line adds to typer's options: lists, options that may stand alone, and values from a file.
-
---phi 0 1 2            is --phi 0 --phi 1 --phi 2: numbers, up to the first word that is none
---strategies a b c     is --strategies a --strategies b ...: words, up to the next option
---json                 is --json=-: an option of ALONE without its value
-"""
+"""Options that several commands share, and how their texts are read."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import functools
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
-from .errors import CnnScaleError, UsageError, did_you_mean
+from .errors import CnnScaleError, UsageError
 from .strategies import STRATEGIES
+from .terminal import NUMBER, option
 
 __all__ = [
-    "ListsCommand",
-    "complete_model",
+    "Json",
+    "Model",
+    "Models",
+    "Rounding",
+    "amount",
     "complete_strategy",
-    "dumped",
     "fraction",
-    "is_number",
-    "option",
-    "read_config",
-    "spread_values",
+    "pixels",
+    "rounding_option",
 ]
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-_NUMBERS: Final = ("phi", "batch_size")
-_WORDS: Final = ("strategies",)
-_ALONE: Final = {"compile_mode": "default", "json_to": "-", "csv_to": "-", "markdown_to": "-"}
-"""Parameters whose option may stand without a value, and what it means then."""
-_NOT_SETTINGS: Final = ("config", "dump_config", "debug", "help")
+_SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+rounding_option = functools.partial(option, panel="How to round and what to keep")
 
-
-def option(help: str, *names: str, panel: str | None = None, **rest: Any) -> Any:
-    """A typer option; without names it is called like its parameter, and a bool has a ``--no-`` form too."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **rest)
-
-
-def is_number(text: str) -> bool:
-    return bool(_NUMBER.fullmatch(text))
-
-
-def fraction(name: str, text: str) -> float:
-    """``5%`` or ``0.05``.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    number, percent, rest = text.partition("%")
-    if rest or not is_number(number):
-        raise UsageError(f"{name} must be a percentage or a fraction, as in 5% or 0.05, got {text!r}")
-    return float(number) / 100 if percent else float(number)
-
-
-# --- completion ---------------------------------------------------------------------------------------------------
+_MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -70,11 +36,8 @@ def complete_model(incomplete: str) -> list[str]:
     from .loading import known_models
 
     with suppress(CnnScaleError):
-        return [
-            name
-            for name in known_models("timm:" if incomplete.startswith("timm") else "")
-            if name.startswith(incomplete)
-        ]
+        known = known_models("timm:" if incomplete.startswith("timm") else "")
+        return [name for name in known if name.startswith(incomplete)]
     return []
 
 
@@ -82,112 +45,78 @@ def complete_strategy(incomplete: str) -> list[str]:
     return [name for name in STRATEGIES if name.startswith(incomplete)]
 
 
-# --- lists --------------------------------------------------------------------------------------------------------
+_argument = functools.partial(typer.Argument, help=_MODEL_HELP, show_default=False, autocompletion=complete_model)
+Model = Annotated[str, _argument(metavar="MODEL")]
+Models = Annotated[list[str], _argument(metavar="MODEL...")]
+Json = Annotated[bool, option("Print JSON instead of a table.", "--json")]
 
 
-class ListsCommand(TyperCommand):
-    """A command whose lists may be written without repeating their option."""
+@dataclass(frozen=True)
+class Rounding:
+    """The baseline's input, how to round, and what to keep."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = [p for p in self.params if getattr(p, "multiple", False)]
-        numbers = {name for p in several if p.name in _NUMBERS for name in p.opts}
-        words = {name for p in several if p.name in _WORDS for name in p.opts}
-        alone = {name: _ALONE[p.name] for p in self.params if p.name in _ALONE for name in p.opts}
-        args = [f"{word}={alone[word]}" if word in alone else word for word in args]
-        return super().parse_args(ctx, spread_values(args, numbers, words))
+    input_size: Annotated[
+        str | None, option("Baseline's input size, CxHxW or SIDE; default: its own, or 224.", panel="What to grow")
+    ] = None
+    divisor: Annotated[int, rounding_option("Channels are rounded to its multiples.")] = 8
+    round_limit: Annotated[float, rounding_option("Never round below this fraction; 0: no limit.")] = 0.9
+    depth_rounding: Annotated[
+        Literal["ceil", "round", "floor"] | None, rounding_option("Of repeats; default: the strategy's, mostly ceil.")
+    ] = None
+    pin: Annotated[list[str], rounding_option("Regex of modules whose width stays.")] = field(default_factory=list)
+    pin_depth: Annotated[list[str], rounding_option("Regex of stages whose repeats stay.")] = field(
+        default_factory=list
+    )
+    derive: Annotated[list[str], rounding_option("REGEX=RULE for inner widths.")] = field(default_factory=list)
 
-
-def spread_values(args: Sequence[str], numbers: set[str], words: Iterable[str] = ()) -> list[str]:
-    """Repeat the name of an option of ``numbers`` or ``words`` before each value that follows it.
-
-    Raises:
-        typer.BadParameter: a list of numbers is written in another way, such as ``0,1,2``; the message shows it right.
-    """
-    spread, rest = [], list(args)
-    while rest:
-        word = rest.pop(0)
-        spread.append(word)
-        if word == "--":
-            return spread + rest
-        name, equals, value = word.partition("=")
-        if name not in {*numbers, *words}:
-            continue
-        if not equals and rest:
-            value = rest.pop(0)
-            spread.append(value)
-        if name in numbers:
-            _check_list(name, value)
-        while rest and (is_number(rest[0]) if name in numbers else not rest[0].startswith("-")):
-            spread += [name, rest.pop(0)]
-    return spread
+    def rounding_keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
+        """Keywords of :func:`cnnscale.plan` and of searches."""
+        size = pixels("--input-size", self.input_size, forms="CxHxW")
+        return {
+            "input_size": declared_size if size is None else size if len(size) == 3 else (3, size[0], size[-1]),
+            "divisor": self.divisor,
+            "round_limit": self.round_limit,
+            "depth_rounding": self.depth_rounding,
+            "pin": tuple(self.pin),
+            "pin_depth": tuple(self.pin_depth),
+            "derive": dict(map(_told, self.derive)),
+        }
 
 
-def _check_list(name: str, text: str) -> None:
-    numbers = [part for part in re.split(r"[,;\s]+", text.strip("[](){} ")) if part]
-    bounds = re.fullmatch(r"(\d+)(?:\.\.|:|-|to)(\d+)", text)
-    if bounds and int(bounds[1]) < int(bounds[2]):
-        numbers = [str(number) for number in range(int(bounds[1]), int(bounds[2]) + 1)]
-    if not is_number(text) and numbers and all(map(is_number, numbers)):
-        raise typer.BadParameter(f"{text!r} is no number; did you mean {name} {' '.join(numbers)}?", param_hint=name)
-
-
-# --- a file of options --------------------------------------------------------------------------------------------
-
-
-def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Let a TOML file give the values of options that are not on the command line; an eager option's callback.
-
-    Raises:
-        typer.BadParameter: the file cannot be read, is no TOML, or has a key or a list where no option has one.
-    """
-    if path is None:
+def pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | None:
+    if text is None:
         return None
-    known = {_key(parameter): parameter for parameter in ctx.command.params if parameter.name not in _NOT_SETTINGS}
-    values: dict[str, Any] = {}
-    for key, value in _toml(path).items():
-        name = key.replace("_", "-")
-        if name not in known:
-            raise typer.BadParameter(f"{path}: there is no option {key!r}{did_you_mean(name, known)}")
-        if isinstance(value, list) != _is_list(known[name]) or isinstance(value, dict):
-            wanted = "a list" if _is_list(known[name]) else "a single value"
-            raise typer.BadParameter(f"{path}: {key} must be {wanted}, got {value!r}")
-        values[known[name].name] = value
-    ctx.default_map = {**(ctx.default_map or {}), **values}
-    return path
+    sides = text.lower().split("x")
+    if len(sides) > forms.count("x") + 1 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(f"{option} must be {forms} or SIDE in pixels, got {text!r}")
+    return tuple(map(int, sides))
 
 
-def dumped(ctx: typer.Context) -> str:
-    """The options' values as the TOML that :func:`read_config` reads; those that have none are comments."""
-    lines = []
-    for parameter in ctx.command.params:
-        if parameter.name in _NOT_SETTINGS:
-            continue
-        value = ctx.params[parameter.name]
-        lines.append(f"# {getattr(parameter, 'help', None) or ''}".rstrip())
-        shown = "..." if value is None else json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
-        lines.append(f"{'# ' * (value is None)}{_key(parameter)} = {shown}\n")
-    return "\n".join(lines)
+def amount(option: str, text: str | None) -> float | None:
+    """A number with an SI prefix: 4G, 600M, 25k."""
+    if text is None:
+        return None
+    number, prefix = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if prefix not in _SI or not NUMBER.fullmatch(number):
+        raise UsageError(f"{option} must be a number, as in 4G, 600M or 4.1e9, got {text!r}")
+    return float(number) * _SI[prefix]
 
 
-def _key(parameter: Any) -> str:
-    """``batch-size`` for the option ``--batch-size``; an argument's name."""
-    return str(parameter.opts[0]).lstrip("-").replace("_", "-")
+def fraction(option: str, text: str) -> float:
+    """``5%`` or ``0.05``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    number, percent, rest = text.partition("%")
+    if rest or not NUMBER.fullmatch(number):
+        raise UsageError(f"{option} must be a percentage or a fraction, as in 5% or 0.05, got {text!r}")
+    return float(number) / 100 if percent else float(number)
 
 
-def _is_list(parameter: Any) -> bool:
-    return bool(getattr(parameter, "multiple", False)) or parameter.nargs != 1
-
-
-def _toml(path: Path) -> Mapping[str, Any]:
-    reader: Any = None
-    for name in ("tomllib", "tomli"):  # Python has its own from 3.11 on
-        with suppress(ModuleNotFoundError):
-            reader = reader or importlib.import_module(name)
-    if reader is None:
-        raise typer.BadParameter("a config file needs Python 3.11, or: pip install tomli")
-    try:
-        return dict(reader.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except ValueError as error:  # what its reader raises is one
-        raise typer.BadParameter(f"{path} is not TOML: {error}") from error
+def _told(text: str) -> tuple[str, str]:
+    """``REGEX=RULE``, the rule being what follows the last equals sign."""
+    pattern, equals, rule = text.rpartition("=")
+    if not equals:
+        raise UsageError(f"--derive must be REGEX=RULE, got {text!r}")
+    return pattern, rule.strip()

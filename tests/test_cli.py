@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from cnnscale import benchmarking, cli, plans
 from cnnscale.benchmarking import comparing, variants
 from cnnscale.errors import ModelError
+from cnnscale.lists import spread_values
 from cnnscale.loading import PLAN_FILE, WEIGHTS_FILE, load, rebuild, save
-from cnnscale.options import spread_values
 
 NET = """
     import torch

@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cnnscale.formatting import fixed_point, labelled, literal, new_table, plain_text, quantity, ratio_text, size_text
+from cnnscale.formatting import cell, fixed_point, labelled, new_table, plain_text, quantity, ratio_text, size_text
 
 if TYPE_CHECKING:
     from .records import Environment, Pair, Report, Row
@@ -121,7 +121,7 @@ def comparison_view(comparison: Comparison) -> Group:
     """A run against an earlier one."""
     table = new_table(*CHANGE_COLUMNS, left=("variant", "mode", "verdict"))
     for change in comparison.changes:
-        table.add_row(*map(literal, change_cells(change)), style="red" if change.regressed else "")
+        table.add_row(*map(cell, change_cells(change)), style="red" if change.regressed else "")
     notes = [labelled("note", note) for note in comparison.notes]
     return Group(Text(), Text("against the earlier run", style="bold"), table, *notes)
 
@@ -139,7 +139,7 @@ def change_cells(change: Change) -> Iterator[str]:
 
 def _rows_table(rows: Sequence[Row], width: int) -> Table:
     """One line per variant, or one column where that takes more than ``width`` characters."""
-    shown = [[*map(literal, cells(row))] for row in rows]
+    shown = [[*map(cell, cells(row))] for row in rows]
     table = new_table(*COLUMNS, left=("variant", "input"))
     for row, line in zip(rows, shown, strict=True):
         table.add_row(*line, style="" if row.verified else "red")
