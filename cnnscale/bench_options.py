@@ -78,6 +78,7 @@ class Timed:
     min_time_s: Annotated[float, _measure("Seconds of measurement per variant, at least.", "--min-time")] = 1.0
     time_limit_s: Annotated[float, _measure("Seconds per comparison, at most.", "--time-limit")] = 30.0
     threads: Annotated[int | None, _measure("CPU threads; default: torch's.")] = None
+    layers: Annotated[bool, _measure("Which parts of the net take the time, too.", "--layers")] = False
     unverified: Annotated[bool, _measure("Time what fails verification, too.", "--unverified")] = False
 
     def settings(self) -> Settings:

@@ -86,6 +86,7 @@ LAYERS = (
     "loading",
     "benchmarking.records",
     "benchmarking.environment",
+    "benchmarking.layers",
     "benchmarking.variants",
     "benchmarking.comparing",
     "benchmarking.results",

@@ -25,7 +25,8 @@ from cnnscale.timing.statistics import judge, median, median_interval, quantile,
 from cnnscale.timing.workloads import Workload
 
 from .environment import environment
-from .records import Pair, Report, Row, Timing
+from .layers import stage_shares
+from .records import Pair, Report, Row, StageShare, Timing
 from .variants import Built, Variant
 
 __all__ = ["Job", "compare", "judged"]
@@ -228,7 +229,8 @@ def _timed(
             done[name] = _broken(rows[name], rounds.failed[name])
         elif rounds.seconds.get(name):
             tick(f"memory of {name}", 0.0)
-            done[name] = replace(rows[name], timing=_timing(load, rounds, running[name], found))
+            shares = _shares(load, running[name], settings, found)
+            done[name] = replace(rows[name], timing=_timing(load, rounds, running[name], found), stages=shares)
     return done
 
 
@@ -239,6 +241,21 @@ def _peak(load: Workload, found: _Results) -> tuple[int, MemorySource] | tuple[N
     except KeyboardInterrupt:
         found.interrupted = True
         return None, None
+
+
+def _shares(load: Workload, built: Built, settings: Settings, found: _Results) -> tuple[StageShare, ...]:
+    """Of the network as it is written, also where a compiled one was timed."""
+    if not settings.layers or load.mode != "infer" or found.interrupted:
+        return ()
+    eager = replace(settings, compile_mode=None, cuda_graph=False)
+    try:
+        profiled = Workload(load.name, built.model, built.input_size, load.batch, load.mode, eager)
+        return stage_shares(built.model, built.input_size, profiled)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    except Exception as error:  # the times are there, and must not be lost
+        found.notes.append(f"{load.name} could not be profiled: {type(error).__name__}: {error}")
+    return ()
 
 
 def _later(tick: Tick, rest_s: float) -> Tick:

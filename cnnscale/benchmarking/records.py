@@ -73,9 +73,12 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class StageShare:
-    """One stage's part in a profiled pass."""
+    """One part of a network in profiled passes."""
 
     path: str
+    """Of its module, or of its first and last one."""
+    sides: tuple[int, ...] = ()
+    """Height and width of its output in pixels; empty where that is no image."""
     macs: float
     """Fraction of the network's."""
     time: float

@@ -213,7 +213,7 @@ def _is_whole(line: bytes) -> bool:
 
 def _told(settings: Settings) -> dict[str, Any]:
     """The settings that a number depends on; not those that say when to stop."""
-    names = ("dtype", "channels_last", "compile_mode", "cuda_graph", "single", "unverified")
+    names = ("dtype", "channels_last", "compile_mode", "cuda_graph", "single", "layers", "unverified")
     return {name: getattr(settings, name) for name in names}
 
 

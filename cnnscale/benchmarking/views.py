@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CHANGE_COLUMNS",
     "COLUMNS",
+    "LAYER_COLUMNS",
     "bench_view",
     "cells",
     "change_cells",
     "comparison_view",
     "comparisons",
     "format_bench",
+    "layer_cells",
     "pair_text",
     "place_text",
     "title_of",
@@ -40,6 +42,7 @@ COLUMNS: Final = (
     *("beyond", "images/s", "ms", "p95 ms", "ms, 1", "GMAC/s", "peak mem"),
 )
 CHANGE_COLUMNS: Final = ("variant", "mode", "batch", "ms before", "ms now", "time", "memory", "verdict")
+LAYER_COLUMNS: Final = ("part", "output", "of MACs", "of time", "time / MACs", "MACs grew", "time grew")
 _MODES: Final = {"infer": "inference", "train": "training step"}
 
 
@@ -52,6 +55,7 @@ def bench_view(report: Report, *, width: int = _WIDTH) -> Group:
     tables: list[RenderableType] = []
     for rows in comparisons(report):
         tables += [Text(), Text(title_of(rows[0])), _rows_table(rows, width)]
+        tables += _layers_tables(rows)
     pairs = [labelled(*pair_text(pair, report)) for pair in report.pairs]
     return Group(
         Text(report.model, style="bold"),
@@ -149,6 +153,40 @@ def _rows_table(rows: Sequence[Row], width: int) -> Table:
     for label, *line in [*zip(COLUMNS, *shown, strict=True)][1:]:
         upright.add_row(Text(label, style="bold"), *line)
     return upright
+
+
+def _layers_tables(rows: Sequence[Row]) -> list[RenderableType]:
+    """Per variant that was profiled, its parts: shares of MACs and time, and how both grew."""
+    tables: list[RenderableType] = []
+    for row in (row for row in rows if row.stages):
+        table = new_table(*LAYER_COLUMNS, left=("part",))
+        for line in layer_cells(row, rows):
+            table.add_row(*map(cell, line))
+        tables += [Text(), Text(f"{row.name}: where the time goes"), table]
+    return tables
+
+
+def layer_cells(row: Row, rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    """One line of texts per part of a row's network, for :data:`LAYER_COLUMNS`.
+
+    Growths are against the same part of the first of ``rows`` that is of the same model.
+    """
+    baseline = next(each for each in rows if each.model == row.model)
+    alike = len(baseline.stages) == len(row.stages)
+    whole_macs = row.growth / baseline.growth if row.growth and baseline.growth else 0.0
+    whole_time = row.time_growth / baseline.time_growth if row.time_growth and baseline.time_growth else 0.0
+    for share, then in zip(row.stages, baseline.stages if alike else [None] * len(row.stages), strict=True):
+        macs = whole_macs * share.macs / then.macs if then and then.macs else None
+        time = whole_time * share.time / then.time if then and then.time else None
+        dearness = share.time / share.macs if share.macs else None
+        size = "x".join(map(str, share.sides)) or "-"
+        yield (
+            share.path,
+            size,
+            f"{share.macs:.1%}",
+            f"{share.time:.1%}",
+            *map(ratio_text, (dearness, macs or None, time or None)),
+        )
 
 
 def _half_width(row: Row) -> str:

@@ -52,6 +52,9 @@ class Device(Protocol):
     def memory_growth(self, step: Step) -> tuple[int, MemorySource]:
         """Most bytes that one run holds beyond what was held before, and who says so."""
 
+    def clock(self) -> float:
+        """Seconds, once all that was asked of the device is done."""
+
     def state(self) -> dict[str, str]:
         """What might explain a slow run: load, clocks, temperature, throttling; empty where nothing tells."""
 
@@ -91,6 +94,9 @@ class Cpu:
     def memory_growth(self, step: Step) -> tuple[int, MemorySource]:
         grown = resident_growth(step) if self.resident else None
         return (counted_growth(step), "counted") if grown is None else (grown, "resident")
+
+    def clock(self) -> float:
+        return time.perf_counter()
 
     def state(self) -> dict[str, str]:
         with suppress(OSError, AttributeError):  # Windows has none
@@ -138,6 +144,10 @@ class Cuda:
         step()
         self.cuda.synchronize()
         return int(self.cuda.max_memory_allocated() - before), "allocator"
+
+    def clock(self) -> float:
+        self.cuda.synchronize()
+        return time.perf_counter()
 
     def state(self) -> dict[str, str]:
         with suppress(OSError, subprocess.SubprocessError):
@@ -190,6 +200,10 @@ class Mps:
         step()
         self.mps.synchronize()
         return int(self.mps.driver_allocated_memory() - before), "allocator"
+
+    def clock(self) -> float:
+        self.mps.synchronize()
+        return time.perf_counter()
 
     def state(self) -> dict[str, str]:
         return Cpu().state()

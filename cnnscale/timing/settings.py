@@ -56,6 +56,8 @@ class Settings:
     """CPU threads; default: as many as torch has been told."""
     single: bool = True
     """Measure the latency of batch 1 as well, in the same rounds."""
+    layers: bool = False
+    """Profile forward passes, for the time that each part of a network takes."""
     resident: bool = True
     """On the CPU, take memory from the resident set of a process of its own: all that a step touches. Without it, and
     where no system tells, it is what torch's allocator counts: the same number on every run."""
@@ -83,6 +85,8 @@ class Settings:
         ):
             if given not in known:
                 raise UsageError(f"{label} must be one of {', '.join(known)}, got {given!r}")
+        if self.layers and "infer" not in self.modes:
+            raise UsageError("layers are profiled in forward passes: they need the mode infer")
         device = find_device(self.device)
         if device.kind != "cuda" and (self.dtype == "tf32" or self.cuda_graph):
             raise UsageError(f"{'tf32' if self.dtype == 'tf32' else 'a CUDA graph'} needs a CUDA device")
