@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -436,6 +437,9 @@ class FakeCuda:
         self.synchronized = False
         return torch.zeros(1)
 
+    def get_device_properties(self) -> SimpleNamespace:
+        return SimpleNamespace(uuid="1234")
+
     def get_device_name(self) -> str:
         return "Imaginary GPU"
 
@@ -485,7 +489,7 @@ class _Event:
 
 class TestCudaWithoutAGpu:
     def device(self, answer: str = "1980, 1980, 41, 120.5, 0x0000000000000004") -> Cuda:
-        return Cuda(cuda=FakeCuda(), where=torch.device("cpu"), query=lambda fields: answer + "\n")
+        return Cuda(cuda=FakeCuda(), where=torch.device("cpu"), query=lambda fields, device: answer + "\n")
 
     def test_events_time_each_run(self):
         device = self.device()
@@ -500,10 +504,24 @@ class TestCudaWithoutAGpu:
         assert state["clocks.sm"] == "1980"
         assert state["clocks_throttle_reasons.active"] == "0x0000000000000004"
 
-        def absent(fields):
+        def absent(fields, device):
             raise FileNotFoundError("nvidia-smi")
 
         assert Cuda(cuda=FakeCuda(), query=absent).state() == {}
+
+    @pytest.mark.parametrize(
+        ("reasons", "told"),
+        [("0x04", "power cap"), ("0x60", "heat, heat, in hardware"), ("0x01", None), ("[N/A]", None)],
+    )
+    def test_a_clock_that_was_held_back_is_told(self, reasons: str, told: str | None):
+        device = self.device(f"1200, 1980, 83, 300.0, {reasons}")
+        trouble = device.trouble(device.state())
+        assert trouble == (told and f"the GPU held its clock back ({told})")
+
+    def test_the_state_is_that_of_the_device_in_use(self):
+        asked = []
+        Cuda(cuda=FakeCuda(), query=lambda fields, device: asked.append(device) or "").state()
+        assert asked == ["GPU-1234"]
 
     def test_a_graph_is_captured_after_warming_up_on_a_side_stream(self):
         device, runs = self.device(), []
@@ -531,8 +549,16 @@ class TestCudaWithoutAGpu:
         assert [row.timing.latency_ms for row in report.rows] == pytest.approx([2.0, 2.0])
         assert [row.timing.memory_source for row in report.rows] == ["allocator"] * 2
         assert report.pairs[0].verdict == "no difference"
+        assert report.rows[0].state["clocks.sm"] == "1980"
+        assert {note.partition(",")[0] for note in report.notes} == {"before the measurement", "after the rounds"}
 
 
 def test_the_cpu_tells_its_name_and_its_load():
     assert Cpu().name
     assert set(Cpu().state()) <= {"load"}
+
+
+def test_a_busy_cpu_is_told():
+    assert "busy" in Cpu().trouble({"load": "1000"})
+    assert Cpu().trouble({"load": "0.01"}) is None
+    assert Cpu().trouble({}) is None

@@ -78,6 +78,7 @@ def compare(
     """
     variants = tuple(variants)
     where, found = environment(settings), _Results()
+    _heed(where.state, "before the measurement", settings, found)
     jobs = [Job(mode, size) for mode in settings.modes for size in settings.batch_sizes]
     try:
         entries = _built(variants, tick, settings.time_limit_s * len(jobs))
@@ -104,6 +105,13 @@ def compare(
         notes=tuple(found.notes),
         interrupted=found.interrupted,
     )
+
+
+def _heed(state: dict[str, str], when: str, settings: Settings, found: _Results) -> None:
+    """Add a note where the device's state makes its times worth less."""
+    trouble = settings.found_device.trouble(state)
+    if trouble:
+        found.notes.append(f"{when}, {trouble}")
 
 
 def judged(rows: Sequence[Row], settings: Settings) -> tuple[tuple[Row, ...], tuple[Pair, ...]]:
@@ -223,6 +231,9 @@ def _timed(
     contestants += [Contestant(name=_alone(name), times=it.times, decisive=False) for name, it in single.items()]
     rounds = run_rounds(contestants, settings.limits, tick=tick)
     found.interrupted |= rounds.stopped == "interrupted"
+    state = settings.found_device.state()
+    if settings.found_device.kind != "cpu":  # whose load is by now our own
+        _heed(state, "after the rounds", settings, found)
     done = {}
     for name, load in main.items():
         if name in rounds.failed:
@@ -230,7 +241,9 @@ def _timed(
         elif rounds.seconds.get(name):
             tick(f"memory of {name}", 0.0)
             shares = _shares(load, running[name], settings, found)
-            done[name] = replace(rows[name], timing=_timing(load, rounds, running[name], found), stages=shares)
+            done[name] = replace(
+                rows[name], timing=_timing(load, rounds, running[name], found), stages=shares, state=state
+            )
     return done
 
 

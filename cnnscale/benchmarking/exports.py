@@ -20,7 +20,7 @@ __all__ = ["exported"]
 
 _PLACE = ("device", "device_name", "threads", "dtype", "channels_last", "compile_mode", "torch", "commit")
 _NESTED = {"achieved": Multipliers, "cost": Cost, "timing": Timing}
-_SERIES = ("rounds_ms", "quantiles_ms", "stages")
+_SERIES = ("rounds_ms", "quantiles_ms", "stages", "state")
 
 
 def exported(report: Report, kind: str, comparison: Comparison | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -124,6 +124,8 @@ class Row:
     verdict: Verdict | None = None
     """Of the time against the first row's."""
     stages: tuple[StageShare, ...] = ()
+    state: dict[str, str] = field(default_factory=dict)
+    """Of the device, right after the rounds; the environment's is from before."""
 
     @property
     def beyond_macs(self) -> float | None:
@@ -134,13 +136,13 @@ class Row:
         """The row with its growth of costs and of memory against another."""
         grown: dict[str, float | None] = {}
         if self.cost and baseline.cost:
-            for field, name in (
+            for growth, name in (
                 ("growth", "macs"),
                 ("params_growth", "params"),
                 ("activations_growth", "activations"),
             ):
                 before = getattr(baseline.cost, name)
-                grown[field] = getattr(self.cost, name) / before if before else None
+                grown[growth] = getattr(self.cost, name) / before if before else None
         here, there = (row.timing.peak_memory_bytes if row.timing else None for row in (self, baseline))
         grown["memory_growth"] = here / there if here and there else None
         return replace(self, **grown)  # type: ignore[arg-type]

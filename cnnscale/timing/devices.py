@@ -30,7 +30,10 @@ Step: TypeAlias = Callable[[], Any]
 MemorySource: TypeAlias = Literal["resident", "allocator", "counted"]
 """``resident``: of a process of its own. ``allocator``: of the device's. ``counted``: of torch's CPU allocator."""
 
-_SMI_FIELDS = ("clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+_THROTTLING: Final = "clocks_throttle_reasons.active"
+_SMI_FIELDS: Final = ("clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", _THROTTLING)
+_REASONS: Final = {0x04: "power cap", 0x08: "slowdown", 0x20: "heat", 0x40: "heat, in hardware", 0x80: "power brake"}
+"""Bits of NVML's ``nvmlClocksEventReasons`` that tell of less than the device could do; idling is none of them."""
 
 
 class Device(Protocol):
@@ -57,6 +60,9 @@ class Device(Protocol):
 
     def state(self) -> dict[str, str]:
         """What might explain a slow run: load, clocks, temperature, throttling; empty where nothing tells."""
+
+    def trouble(self, state: dict[str, str]) -> str | None:
+        """What in a state makes times worth less, for people; None where nothing does."""
 
     def captured(self, step: Step) -> Step:
         """The step as one submission (a CUDA graph), where the device has that."""
@@ -103,12 +109,18 @@ class Cpu:
             return {"load": f"{os.getloadavg()[0]:.2f}"}
         return {}
 
+    def trouble(self, state: dict[str, str]) -> str | None:
+        cores = os.cpu_count() or 1
+        if float(state.get("load", 0)) <= cores:
+            return None
+        return f"the machine was busy with other work (load {state['load']} on {cores} cores)"
+
     def captured(self, step: Step) -> Step:
         return step
 
 
-def _nvidia_smi(fields: tuple[str, ...]) -> str:
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+def _nvidia_smi(fields: tuple[str, ...], device: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={device}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout  # noqa: S603 - fixed
 
 
@@ -119,8 +131,8 @@ class Cuda:
     cuda: Any = torch.cuda
     """The functions of ``torch.cuda``."""
     where: torch.device = field(default_factory=lambda: torch.device("cuda"))
-    query: Callable[[tuple[str, ...]], str] = _nvidia_smi
-    """What NVML says of these fields, through ``nvidia-smi``, which comes with every driver."""
+    query: Callable[[tuple[str, ...], str], str] = _nvidia_smi
+    """What NVML says of these fields of a device, through ``nvidia-smi``, which comes with every driver."""
     kind: str = "cuda"
 
     @property
@@ -151,9 +163,17 @@ class Cuda:
 
     def state(self) -> dict[str, str]:
         with suppress(OSError, subprocess.SubprocessError):
-            values = [value.strip() for value in self.query(_SMI_FIELDS).strip().split(",")]
+            uuid = getattr(self.cuda.get_device_properties(), "uuid", None)  # since torch 2.4
+            values = [value.strip() for value in self.query(_SMI_FIELDS, f"GPU-{uuid}" if uuid else "0").split(",")]
             return dict(zip(_SMI_FIELDS, values, strict=False))
         return {}
+
+    def trouble(self, state: dict[str, str]) -> str | None:
+        with suppress(ValueError):  # some cards answer [N/A]
+            active = int(state.get(_THROTTLING, "0"), 16)
+            reasons = [reason for bit, reason in _REASONS.items() if active & bit]
+            return f"the GPU held its clock back ({', '.join(reasons)})" if reasons else None
+        return None
 
     def captured(self, step: Step) -> Step:
         """The step as a graph, captured after three runs on a stream of its own, as torch's manual says."""
@@ -207,6 +227,9 @@ class Mps:
 
     def state(self) -> dict[str, str]:
         return Cpu().state()
+
+    def trouble(self, state: dict[str, str]) -> str | None:
+        return Cpu().trouble(state)
 
     def captured(self, step: Step) -> Step:
         return step
