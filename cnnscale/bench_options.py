@@ -108,6 +108,7 @@ class Outputs:
     markdown_to: Annotated[
         str | None, _write("Tables in markdown; alone: on stdout.", "--markdown", metavar="[=FILE]")
     ] = None
+    html: Annotated[Path | None, _write("A page that works offline.", "--html", metavar="FILE.html")] = None
 
     @property
     def on_stdout(self) -> str | None:
@@ -136,3 +137,5 @@ class Outputs:
         for where in self.formats.values():
             if where != "-":
                 check_writable(where)
+        if self.html is not None:
+            check_writable(self.html)

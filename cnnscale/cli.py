@@ -274,6 +274,7 @@ def bench(
 ) -> None:
     """Time the baseline and scaled variants in turn. Each is verified first; one that fails is not timed."""
     from .benchmarking.exports import exported
+    from .benchmarking.page import page
     from .benchmarking.recording import recorded
     from .benchmarking.regressions import against
     from .benchmarking.results import Store, read_results
@@ -301,6 +302,9 @@ def bench(
         else:
             Path(where).write_text(text, encoding="utf-8")
             note(f"wrote {where}")
+    if outputs.html is not None:
+        outputs.html.write_text(page(report, comparison), encoding="utf-8")
+        note(f"wrote {outputs.html}")
     if report.interrupted:
         raise KeyboardInterrupt
     if not report.ok or (comparison and not comparison.ok):

@@ -25,6 +25,12 @@ FAST = Settings(
 SIZE = (3, 32, 32)
 
 
+@pytest.fixture(autouse=True)
+def idle(monkeypatch):
+    """A machine without other work: a note would say that there is some."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
+
+
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU())
 

@@ -94,6 +94,8 @@ LAYERS = (
     "benchmarking.recording",
     "benchmarking.views",
     "benchmarking.exports",
+    "benchmarking.svg",
+    "benchmarking.page",
     "benchmarking",
     "reference",
     "datasets",

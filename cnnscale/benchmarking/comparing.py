@@ -9,6 +9,7 @@ stop the others. Where one runs out of memory, all of them start again with half
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import uuid
 import warnings
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from cnnscale.errors import CnnScaleError, GrowthWarning
+from cnnscale.plans import Plan
 from cnnscale.timing.devices import MemorySource
 from cnnscale.timing.memory import quiet_torch
 from cnnscale.timing.rounds import Contestant, OutOfMemoryError, Rounds, Tick, run_rounds
@@ -57,6 +59,7 @@ class _Results:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
+    plans: dict[str, Plan] = field(default_factory=dict)
 
 
 def compare(
@@ -82,6 +85,7 @@ def compare(
     jobs = [Job(mode, size) for mode in settings.modes for size in settings.batch_sizes]
     try:
         entries = _built(variants, tick, settings.time_limit_s * len(jobs))
+        found.plans |= {entry.row.name: entry.built.plan for entry in entries if entry.built and entry.built.plan}
         for number, job in enumerate(jobs):
             rest_s = settings.time_limit_s * (len(jobs) - number - 1)
             rows: Sequence[Row] = [replace(entry.row, mode=job.mode) for entry in entries]
@@ -104,6 +108,7 @@ def compare(
         pairs=pairs,
         notes=tuple(found.notes),
         interrupted=found.interrupted,
+        plans=found.plans,
     )
 
 
@@ -172,7 +177,7 @@ def _build(variant: Variant, *, is_baseline: bool) -> _Entry:
         row,
         verified=built.verified,
         problem=built.problem,
-        plan=built.plan,
+        plan=built.plan and hashlib.sha256(built.plan.to_json().encode()).hexdigest(),
         input_size=built.input_size,
         achieved=built.achieved,
         cost=built.cost,

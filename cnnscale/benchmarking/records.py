@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cnnscale.coefficients import Multipliers
-from cnnscale.plans import Cost
+from cnnscale.plans import Cost, Plan
 from cnnscale.timing.devices import MemorySource
 from cnnscale.timing.settings import Mode
 from cnnscale.timing.statistics import Interval, Verdict
@@ -145,6 +145,8 @@ class Row:
                 grown[growth] = getattr(self.cost, name) / before if before else None
         here, there = (row.timing.peak_memory_bytes if row.timing else None for row in (self, baseline))
         grown["memory_growth"] = here / there if here and there else None
+        if self.model != baseline.model:
+            grown["target_growth"] = None
         return replace(self, **grown)  # type: ignore[arg-type]
 
     @classmethod
@@ -181,6 +183,8 @@ class Report:
     notes: tuple[str, ...] = ()
     """What a reader must know: a smaller batch than was asked for, say."""
     interrupted: bool = False
+    plans: dict[str, Plan] = field(default_factory=dict)
+    """By the name of the variant, where it was made by a plan. A row has its plan's hash."""
 
     @property
     def ok(self) -> bool:
@@ -189,7 +193,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, as JSON takes them."""
-        return asdict(self)
+        return asdict(replace(self, plans={})) | {
+            "plans": {name: plan.model_dump() for name, plan in self.plans.items()}
+        }
 
 
 _ROW = TypeAdapter(Row)

@@ -6,7 +6,6 @@ way to scale is one more entry in a list of (name, keywords of :func:`cnnscale.s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +16,7 @@ from cnnscale.coefficients import Multipliers
 from cnnscale.formatting import failure_of
 from cnnscale.loading import load
 from cnnscale.measuring import measure
-from cnnscale.plans import Cost
+from cnnscale.plans import Cost, Plan
 from cnnscale.records import Scaling
 from cnnscale.scaling import scale
 from cnnscale.strategies import Curve
@@ -36,10 +35,8 @@ class Built:
     problem: str | None = None
     achieved: Multipliers | None = None
     target_growth: float | None = None
-    plan: str | None = None
-    """SHA-256 of the plan's JSON."""
-    stages: tuple[str, ...] = ()
-    """Paths of the plan's stages."""
+    plan: Plan | None = None
+    """None where it was not made by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +115,5 @@ def built(model: nn.Module) -> Built:
         problem=failure_of(verification),
         achieved=plan.achieved,
         target_growth=verification.target_growth,
-        plan=hashlib.sha256(plan.to_json().encode()).hexdigest(),
-        stages=tuple(stage.path for stage in plan.stages),
+        plan=plan,
     )
