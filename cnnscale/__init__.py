@@ -18,6 +18,8 @@ from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
     BudgetError,
     CnnScaleError,
+    ExportError,
+    ExportWarning,
     GrowthError,
     GrowthWarning,
     ModelError,
@@ -56,6 +58,8 @@ __all__ = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "ExportError",
+    "ExportWarning",
     "Family",
     "Grid",
     "GrowthError",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .options import Json, Model, Rounding, amount
+from .options import MODEL_HELP, Json, Model, Rounding, amount, rounding_option
 from .searching.grid import BASES, Base, Grid
 from .searching.views import prepared_view, progress_text, result_view, status_view
+from .studies.views import study_view, variants_view
 from .terminal import NONE, command, note, option, show, stderr
 
 if TYPE_CHECKING:
@@ -226,6 +227,70 @@ def export(
     typer.echo(as_csv(rows) if form == "csv" else json.dumps(rows, indent=2) + "\n", nl=False)
 
 
+@dataclass(frozen=True)
+class _Fine(Rounding):
+    """As for other commands, but to single channels: the nets of studies are small."""
+
+    divisor: Annotated[int, rounding_option("Channels are rounded to its multiples.")] = 1
+
+
+def study(
+    figure: Annotated[
+        Literal["figure3", "figure4", "figure8"],
+        typer.Argument(metavar="FIGURE", help="figure3, figure4 or figure8 of the paper.", show_default=False),
+    ],
+    training: _Training,
+    running: _Running,
+    rounding: _Fine,
+    model: Annotated[str, option(MODEL_HELP)] = "cnnscale.reference:build",
+    levels: Annotated[
+        list[float], option("Instead of the paper's: multipliers, of figure8 growths of MACs.", metavar="F...")
+    ] = NONE,
+    out: Annotated[
+        Path | None, _run("Folder for results and store; default: runs/FIGURE.", metavar="DIR", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the nets of one of the paper's figures on your data, and compare them."""
+    from .loading import Factory, load
+    from .studies.study import run_study, trained_once
+    from .studies.variants import FIGURES
+
+    loaded = load(model)
+    train_fn = training.function("test")
+    keywords = {key: value for key, value in rounding.rounding_keywords(loaded.input_size).items() if value is not None}
+    variants = tuple(FIGURES[figure](loaded.model, levels, **keywords))
+    nets = trained_once(variants)
+    work = [(variant.plan, training.seeds * train_fn.images(1.0)) for variant in nets.values()]
+    cost = _cost(loaded.model, work, len(nets) * training.seeds, train_fn, running)
+    view = variants_view(figure, variants, cost)
+    if running.dry_run:
+        show(view)
+        return
+    stderr().print(view)
+    folder = out or Path("runs") / figure
+    store = folder / "study.db"
+    with _watched(store) as watch:
+        result = run_study(
+            figure,
+            Factory(model),
+            train_fn,
+            levels=levels,
+            seeds=training.seeds,
+            store=store,
+            watch=watch,
+            **keywords,
+            **running.keywords(),
+        )
+    for name, text in ((f"{figure}.json", result.to_json()), (f"{figure}.csv", result.to_csv())):
+        (folder / name).write_text(text, encoding="utf-8")
+        note(f"wrote {folder / name}")
+    if as_json:
+        typer.echo(result.to_json(), nl=False)
+    else:
+        show(study_view(result))
+
+
 def add_commands() -> None:
     """Register the commands of this module, after those of :mod:`cnnscale.cli`."""
     command(
@@ -234,3 +299,4 @@ def add_commands() -> None:
     )(search)
     command("status runs/search.db")(status)
     command("export runs/search.db > trainings.csv", "export runs/search.db --format json")(export)
+    command("study figure8 --seeds 3", "study figure3 --model resnet18 --data pictures --divisor 8 --dry-run")(study)

@@ -207,19 +207,23 @@ def scale(
     weights: Annotated[Literal["fresh", "inherit"], option("New, or the baseline's where they fit.")] = "fresh",
     seed: Annotated[int | None, option("Make fresh weights reproducible.")] = None,
     strict: Annotated[bool, option("Fail where growth is out of tolerance.", "--strict")] = False,
+    export: Annotated[
+        list[str] | None, option("Also write model.onnx or model.pt2.", "--export", metavar="[onnx|torch]")
+    ] = None,
     force: Annotated[bool, option("Overwrite what is there.", "--force")] = False,
 ) -> None:
-    """Scale a model; write model.safetensors and plan.json to a folder."""
+    """Scale a model; write model.safetensors, plan.json and model.py to a folder."""
     from . import scaling
-    from .loading import PLAN_FILE, WEIGHTS_FILE, check_output, load, save
+    from .loading import check_output, load, save
 
-    check_output(out, force=force)
+    exports = tuple(dict.fromkeys(export or ()))
+    check_output(out, force=force, exports=exports)
     loaded = load(model)
     keywords = goal.keywords() | shaping.keywords(loaded.input_size)
     scaled = scaling.scale(loaded.model, phi, **keywords, weights=weights, seed=seed, strict=strict)
-    save(scaled, out, force=force)
     show(scaling_view(cast("Scaling", scaled.scaling)))
-    note(f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}")
+    *files, last = save(scaled, out, force=force, exports=exports)
+    note(f"wrote {', '.join(map(str, files))} and {last}")
 
 
 @command("verify resnet50 --phi 1", "verify resnet50 --plan resnet50x2/plan.json")

@@ -14,6 +14,7 @@ from .strategies import STRATEGIES
 from .terminal import NUMBER, option
 
 __all__ = [
+    "MODEL_HELP",
     "Json",
     "Model",
     "Models",
@@ -28,7 +29,7 @@ __all__ = [
 _SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 rounding_option = functools.partial(option, panel="How to round and what to keep")
 
-_MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
+MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -45,7 +46,7 @@ def complete_strategy(incomplete: str) -> list[str]:
     return [name for name in STRATEGIES if name.startswith(incomplete)]
 
 
-_argument = functools.partial(typer.Argument, help=_MODEL_HELP, show_default=False, autocompletion=complete_model)
+_argument = functools.partial(typer.Argument, help=MODEL_HELP, show_default=False, autocompletion=complete_model)
 Model = Annotated[str, _argument(metavar="MODEL")]
 Models = Annotated[list[str], _argument(metavar="MODEL...")]
 Json = Annotated[bool, option("Print JSON instead of a table.", "--json")]

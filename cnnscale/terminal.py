@@ -24,7 +24,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console, RenderableType
 
-from .errors import CnnScaleError, GrowthWarning, UsageError
+from .errors import CnnScaleError, ExportWarning, GrowthWarning, UsageError
 from .lists import NUMBER, ListsCommand
 
 __all__ = ["NONE", "NUMBER", "app", "columns", "command", "note", "option", "show", "stderr"]
@@ -95,7 +95,8 @@ def _reported(*, debug: bool) -> Iterator[None]:
     if debug:
         logging.basicConfig(level=logging.DEBUG)  # to stderr
     with warnings.catch_warnings():
-        warnings.simplefilter("always", GrowthWarning)
+        for category in (GrowthWarning, ExportWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = lambda message, *_args, **_kwargs: note(f"warning: {message}", "yellow")
         try:
             yield

@@ -37,11 +37,13 @@ __all__ = [
     "SAME_SHAPE",
     "Call",
     "Trace",
+    "Tracer",
     "caller",
     "describe",
     "example_input",
     "is_leaf",
     "parametrization",
+    "state_kept",
     "trace",
     "user_frame",
 ]
@@ -109,8 +111,8 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
     """
     module.train()  # where models forget what they computed for eval mode
     module.train(train)
-    tracer = _Tracer(example_input(module, input_size))
-    with _scripting_refused(module), _state_kept(module), _attributes_marked(module), torch.no_grad():
+    tracer = Tracer(example_input(module, input_size))
+    with _scripting_refused(module), state_kept(module), _attributes_marked(module), torch.no_grad():
         try:
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
@@ -122,7 +124,7 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
 
 def parametrization(layer: nn.Module, name: str) -> fx.Graph:
     """What computes the parametrised tensor ``name`` of a layer, as a graph without inputs."""
-    tracer = _Tracer(None)
+    tracer = Tracer(None)
     steps: nn.Module = layer.parametrizations[name]  # type: ignore[index, assignment]  # a ModuleDict, by its contract
     with torch.no_grad():
         return tracer.trace(steps)
@@ -145,7 +147,7 @@ def _scripting_refused(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _state_kept(module: nn.Module) -> Iterator[None]:
+def state_kept(module: nn.Module) -> Iterator[None]:
     """What the model keeps for its next call (a table computed once, say) is forgotten after a trace: proxies."""
     stores = [store for child in module.modules() for store in (vars(child), *plain_containers(child))]
     before = [(store, copy.copy(store)) for store in stores]
@@ -191,7 +193,7 @@ class _Value(fx.Proxy):
 
     def __bool__(self) -> bool:
         answer = bool(self.value)
-        if isinstance(self.tracer, _Tracer):
+        if isinstance(self.tracer, Tracer):
             self.tracer.decisions[self.node] = answer
         return answer
 
@@ -237,7 +239,9 @@ class _Stack(OrderedDict[str, tuple[str, Any]]):
         return OrderedDict(self)
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
+    """Follows a model's code with proxies that know their values."""
+
     proxy_buffer_attributes = True
 
     def __init__(self, example: torch.Tensor | None) -> None:
@@ -348,7 +352,7 @@ def _node_of(value: Any) -> Any:
 
 
 def _failure(
-    module: nn.Module, tracer: _Tracer, error: Exception, input_size: tuple[int, ...]
+    module: nn.Module, tracer: Tracer, error: Exception, input_size: tuple[int, ...]
 ) -> ModelError | TraceError:
     """What to tell: does the model itself fail at this input, or only its trace?"""
     where = user_frame(error.__traceback__)

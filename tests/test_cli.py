@@ -19,7 +19,7 @@ from cnnscale import benchmarking, cli, plans
 from cnnscale.benchmarking import comparing, variants
 from cnnscale.errors import ModelError
 from cnnscale.lists import spread_values
-from cnnscale.loading import PLAN_FILE, WEIGHTS_FILE, load, rebuild, save
+from cnnscale.loading import PLAN_FILE, SOURCE_FILE, WEIGHTS_FILE, load, rebuild, save
 
 NET = """
     import torch
@@ -303,12 +303,12 @@ class TestPlan:
 
 
 class TestScale:
-    def test_two_files_rebuild_the_model_in_a_fresh_process(self, net: str, tmp_path: Path):
+    def test_its_files_rebuild_the_model_in_a_fresh_process(self, net: str, tmp_path: Path):
         out = tmp_path / "out" / "deep"
         result = run("scale", f"{net}:build", "--phi", "1", "--seed", "3", "--out", out, *SIZE)
         assert "measured" in result.stdout
-        assert result.stderr == f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}\n"
-        assert sorted(path.name for path in out.iterdir()) == [WEIGHTS_FILE, PLAN_FILE]
+        assert result.stderr == f"wrote {out / WEIGHTS_FILE}, {out / PLAN_FILE} and {out / SOURCE_FILE}\n"
+        assert sorted(path.name for path in out.iterdir()) == [SOURCE_FILE, WEIGHTS_FILE, PLAN_FILE]
 
         done = run_process("verify", f"{net}:build", "--plan", str(out / PLAN_FILE))
         assert (done.returncode, done.stderr) == (0, f"loaded {out / WEIGHTS_FILE}\n")

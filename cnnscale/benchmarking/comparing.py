@@ -177,7 +177,7 @@ def _build(variant: Variant, *, is_baseline: bool) -> _Entry:
         row,
         verified=built.verified,
         problem=built.problem,
-        plan=built.plan and hashlib.sha256(built.plan.to_json().encode()).hexdigest(),
+        plan=hashlib.sha256(built.plan.to_json().encode()).hexdigest() if built.plan else None,
         input_size=built.input_size,
         achieved=built.achieved,
         cost=built.cost,

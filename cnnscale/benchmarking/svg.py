@@ -140,7 +140,7 @@ class _Linear:
     """From 0 to at least ``most``."""
 
     def __init__(self, most: float, start: float, end: float) -> None:
-        step = 10 ** math.floor(math.log10(most or 1.0))
+        step: float = 10.0 ** math.floor(math.log10(most or 1.0))
         step = next(step * part for part in (0.2, 0.5, 1, 2) if most / (step * part) <= 6)
         self.ticks = [step * i for i in range(math.ceil((most or 1.0) / step) + 1)]
         self.low, self.high, self.start, self.end = 0.0, self.ticks[-1], start, end
@@ -161,7 +161,7 @@ class _Log:
 
     def __call__(self, value: float) -> float:
         value = min(max(value, self.low), self.high)
-        part = math.log(value / self.low) / math.log(self.high / self.low)
+        part: float = math.log(value / self.low) / math.log(self.high / self.low)
         return self.start + (self.end - self.start) * part
 
 

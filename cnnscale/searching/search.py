@@ -75,9 +75,9 @@ def prepare(
 ) -> Prepared:
     """What :func:`search` would train, with the same arguments and errors."""
     baseline = model if isinstance(model, nn.Module) else model()
-    start = plan(baseline, 0, input_size=input_size, **options)
-    if start.options.submodule is not None:
+    if options.get("submodule") is not None:
         raise UsageError("a search trains whole nets: drop submodule")
+    start = plan(baseline, 0, input_size=input_size, **options)
     planner = Planner(analyse(baseline, start.baseline_size), start.options.model_copy(update={"fit": False}))
     found = find_candidates(planner, grid or Grid.default(), budget, tolerance=tolerance)
     return Prepared(

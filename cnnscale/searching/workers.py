@@ -123,8 +123,8 @@ def default_workers() -> int:
 
 
 def threads_of(workers: int) -> int:
-    """CPU threads of each of so many workers."""
-    return max(1, _cores() // workers)
+    """CPU threads of each of so many workers: their share of the cores, or of fewer where torch has been told so."""
+    return max(1, min(_cores(), torch.get_num_threads()) // workers)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Trainings go through the same ledger and executors as a search's, so that a stud
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from cnnscale.searching.trials import TrainFn, pack
 from .paper import SOURCE, TABLE_7
 from .variants import COMPOUND, FIGURES, Variant
 
-__all__ = ["Point", "StudyResult", "Verdict", "run_study"]
+__all__ = ["Point", "StudyResult", "Verdict", "run_study", "trained_once"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class StudyResult:
 
 def run_study(
     figure: str,
-    model: nn.Module,
+    model: nn.Module | Callable[[], nn.Module],
     train_fn: TrainFn,
     *,
     levels: Sequence[float] = (),
@@ -116,7 +116,7 @@ def run_study(
 
     Args:
         figure: ``figure3``, ``figure4`` or ``figure8``.
-        model: the baseline.
+        model: the baseline, or a function that builds it.
         train_fn: as for :func:`cnnscale.search`; here it may score on the test set, for nothing is chosen.
         levels: instead of the paper's: multipliers, or for figure 8 growths of MACs.
         seeds: trainings per net, under seeds 0, 1, ...
@@ -133,8 +133,9 @@ def run_study(
     """
     if figure not in FIGURES or seeds < 1:
         raise UsageError(f"studies are {', '.join(FIGURES)}, of one seed at least; got {figure!r} and {seeds}")
-    variants = tuple(FIGURES[figure](model, levels, **options))
-    nets = _nets(variants)
+    baseline = model if isinstance(model, nn.Module) else model()
+    variants = tuple(FIGURES[figure](baseline, levels, **options))
+    nets = trained_once(variants)
     with closing(Ledger(store)) as ledger:
         ledger.describe(_description(figure, nets, seeds, train_fn), resume=resume)
         ledger.add_candidates(
@@ -145,7 +146,7 @@ def run_study(
         return _result(figure, variants, nets, ledger)
 
 
-def _nets(variants: Sequence[Variant]) -> dict[str, Variant]:
+def trained_once(variants: Sequence[Variant]) -> dict[str, Variant]:
     """Every net once, under the name of its first point."""
     first: dict[object, Variant] = {}
     for variant in variants:

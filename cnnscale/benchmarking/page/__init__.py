@@ -118,20 +118,20 @@ def _rows_table(rows: Sequence[Row], title: str) -> str:
 def _row_cells(row: Row) -> Iterable[str]:
     cost, timing = row.cost, row.timing
     yield _cell(row.name)
-    yield _cell(timing and timing.images_per_s, quantity)
+    yield _cell(getattr(timing, "images_per_s", None), quantity)
     yield from (_cell(getattr(timing, name, None), fixed_point) for name in ("latency_ms", "p95_ms", "single_ms"))
     yield from (_cell(growth, ratio_text) for growth in (row.time_growth, row.growth))
     yield _cell(row.beyond_macs, "{:+.0%}".format)
     yield _cell(row.verdict or "", kind=_VERDICTS.get(row.verdict or "", ""))
-    yield _cell(timing and timing.peak_memory_bytes, lambda value: quantity(value, "B"))
+    yield _cell(getattr(timing, "peak_memory_bytes", None), lambda value: quantity(value, "B"))
     yield _cell(row.memory_growth, ratio_text)
-    yield _cell(timing and timing.gmacs_per_s, fixed_point)
+    yield _cell(getattr(timing, "gmacs_per_s", None), fixed_point)
     yield _cell(size_text(row.input_size) if row.input_size else "")
-    yield _cell(cost and cost.macs, quantity)
+    yield _cell(getattr(cost, "macs", None), quantity)
     yield _cell(row.target_growth, ratio_text)
-    yield _cell(cost and cost.params, quantity)
+    yield _cell(getattr(cost, "params", None), quantity)
     yield _cell(row.params_growth, ratio_text)
-    yield _cell(cost and cost.activations, quantity)
+    yield _cell(getattr(cost, "activations", None), quantity)
     yield _cell(row.activations_growth, ratio_text)
 
 
