@@ -302,6 +302,7 @@ def _timing(load: Workload, rounds: Rounds, built: Built, found: _Results) -> Ti
         single_ms=median(alone) if alone else None,
         single_p95_ms=quantile(alone, 0.95) if alone else None,
         runs=len(runs_ms),
+        measured_s=(sum(runs_ms) + sum(alone)) / 1e3,
         rounds_ms=tuple(ms),
         quantiles_ms=tuple(quantile(runs_ms, step / _STEPS) for step in range(_STEPS + 1)),
         warm=name not in rounds.cold,

@@ -63,6 +63,8 @@ class Timing:
     """Median latency of a batch of one image, in the same rounds; None where it was not asked for."""
     single_p95_ms: float | None = None
     runs: int
+    measured_s: float = 0.0
+    """Seconds that all these steps took, those of batch 1 included; warm-up and memory are not in it."""
     rounds_ms: tuple[float, ...]
     """The median step of each round. Rows of one session share their rounds, so that they can be compared pairwise."""
     quantiles_ms: tuple[float, ...]
