@@ -6,27 +6,37 @@ What all commands share is in :mod:`cnnscale.terminal`, those that train in :mod
 from __future__ import annotations
 
 import functools
-import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from . import campaigns
+from .bench_options import Compared, Outputs, Timed
 from .coefficients import Coefficients
+from .config import dumped, read_config
 from .errors import UsageError
-from .formatting import bench_view, explain_view, family_view, plan_view, scaling_view, verification_view
-from .options import Json, Model, Rounding, amount, pixels, rounding_option
+from .formatting import explain_view, family_view, plan_view, scaling_view, verification_view
+from .options import Json, Model, Models, Rounding, amount, complete_strategy, pixels, rounding_option
 from .plans import Plan
 from .records import Scaling
 from .strategies import STRATEGIES, Curve, named
 from .terminal import NONE, NUMBER, app, columns, command, note, option, show, stderr
 
+if TYPE_CHECKING:
+    from .benchmarking.variants import Variant
+
 __all__ = ["main"]
 
 _budget = functools.partial(option, panel="What it may cost")
 _grow = functools.partial(option, panel="What to grow")
+_Config = Annotated[
+    Path | None,
+    option("TOML with options; those on the command line win.", "--config", callback=read_config, is_eager=True),
+]
 _Phi = Annotated[float | None, _grow("Compound coefficient: MACs grow as 2^phi.")]
 
 
@@ -66,7 +76,9 @@ class _Shaping(Rounding):
     """Everything else that shapes a plan."""
 
     image_size: Annotated[str | None, _grow("Scaled input size, SIDE or HxW, set outright.")] = None
-    strategy: Annotated[str | None, _grow(f"In which proportion: {', '.join(STRATEGIES)}.")] = None
+    strategy: Annotated[
+        str | None, _grow(f"In which proportion: {', '.join(STRATEGIES)}.", autocompletion=complete_strategy)
+    ] = None
     alpha: Annotated[float | None, _grow("Depth per unit of phi; default: 1.2.")] = None
     beta: Annotated[float | None, _grow("Width per unit of phi; default: 1.1.")] = None
     gamma: Annotated[float | None, _grow("Resolution per unit of phi; default: 1.15.")] = None
@@ -78,33 +90,23 @@ class _Shaping(Rounding):
         None
     )
 
+    @property
+    def bases(self) -> dict[str, float]:
+        """Those that were given, by the names of :class:`cnnscale.Coefficients`."""
+        bases = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
+        return {name: base for name, base in bases.items() if base is not None}
+
     def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
-        values = asdict(self)
-        bases = {name: values.pop(name) for name in ("alpha", "beta", "gamma")}
+        values = {name: value for name, value in asdict(self).items() if name not in ("alpha", "beta", "gamma")}
         strategy = values.pop("strategy")
         image = pixels("--image-size", self.image_size, forms="HxW")
         declared_size = None if self.submodule else declared_size  # that is the whole's
         return values | {
-            "coefficients": _curve(strategy, {name: base for name, base in bases.items() if base is not None}),
+            "coefficients": _curve(strategy, self.bases),
             "image_size": image and (image[0], image[-1]),
             **self.rounding_keywords(declared_size),
         }
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """What to time, and how."""
-
-    phi: Annotated[list[float], option("0: baseline.", metavar="F...")] = field(default_factory=lambda: [0.0, 1.0])
-    batch_size: Annotated[int, option("Images per forward pass.")] = 8
-    device: Annotated[Literal["auto", "cpu", "cuda"], option("auto: cuda if there is one.")] = "auto"
-    dtype: Annotated[Literal["fp32", "bf16", "fp16"], option("Of the model and its input.")] = "fp32"
-    channels_last: Annotated[bool, option("Store images as NHWC.", "--channels-last")] = False
-    compiled: Annotated[bool, option("Time torch.compile(model).", "--compile")] = False
-    min_time_s: Annotated[float, option("Seconds of measurement per variant.", "--min-time")] = 1.0
-    threads: Annotated[int | None, option("CPU threads; default: torch's.")] = None
-    unverified: Annotated[bool, option("Time what fails verification, too.", "--unverified")] = False
 
 
 def _curve(strategy: str | None, bases: dict[str, float]) -> Curve:
@@ -256,38 +258,97 @@ def verify(
         raise typer.Exit(1)
 
 
-@command("bench resnet18 --phi 0 1 2", "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json")
-def bench(model: Model, timing: _Bench, shaping: _Shaping, as_json: Json = False) -> None:
-    """Time the baseline and scaled variants. Each is verified first; one that fails is not timed."""
-    from .benchmarking import Report, Row, bench_rows, environment, phi_variants
+@command(
+    "bench resnet18 --phi 0 1 2",
+    "bench resnet50 --phi 1 --strategies efficientnet fast depth width resolution --markdown=strategies.md",
+    "bench resnet50 mobilenet_v3_large --phi 0 --mode both --batch-size 1 8 32 --out rows.jsonl --resume",
+    "bench net.py:build --phi 1 --compare old.jsonl --fail-over 5%",
+)
+def bench(
+    ctx: typer.Context,
+    models: Models,
+    compared: Compared,
+    timed: Timed,
+    outputs: Outputs,
+    shaping: _Shaping,
+    config: _Config = None,
+    dump_config: Annotated[
+        bool, option("Print the options as a file for --config, and measure nothing.", "--dump-config")
+    ] = False,
+) -> None:
+    """Time the baseline and scaled variants in turn. Each is verified first; one that fails is not timed."""
+    from .benchmarking.exports import exported
+    from .benchmarking.page import page
+    from .benchmarking.recording import recorded
+    from .benchmarking.regressions import against
+    from .benchmarking.results import Store, read_results
+    from .benchmarking.views import bench_view, comparison_view
+
+    if dump_config:
+        typer.echo(dumped(ctx), nl=False)
+        return
+    settings, allowed = timed.settings(), compared.allowed
+    outputs.check()
+    old = read_results(compared.compare) if compared.compare else None
+    store = Store(outputs.out) if outputs.out else None
+    variants = _variants(models, compared, shaping)
+    with _progress() as tick:
+        report = recorded(variants, settings, store, resume=outputs.resume, tick=tick)
+    comparison = against(report, old, settings, fail_over=allowed) if old and report.rows else None
+    if report.rows and not outputs.on_stdout:
+        show(bench_view(report, width=columns()))
+        if comparison:
+            show(comparison_view(comparison))
+    for kind, where in outputs.formats.items():
+        text = exported(report, kind, comparison)
+        if where == "-":
+            typer.echo(text, nl=False)
+        else:
+            Path(where).write_text(text, encoding="utf-8")
+            note(f"wrote {where}")
+    if outputs.html is not None:
+        outputs.html.write_text(page(report, comparison), encoding="utf-8")
+        note(f"wrote {outputs.html}")
+    if report.interrupted:
+        raise KeyboardInterrupt
+    if not report.ok or (comparison and not comparison.ok):
+        raise typer.Exit(1)
+
+
+def _variants(models: list[str], compared: Compared, shaping: _Shaping) -> list[Variant]:
+    """Each model at each phi, by each strategy, and the twin: at its own input size, or that which the options name."""
+    from .benchmarking.variants import phi_variants, plain_variant
     from .loading import load
     from .parts import part_of
-    from .timing import Settings
 
-    settings = Settings(**{name: value for name, value in vars(timing).items() if name != "phi"})
-    loaded = load(model)
-    keywords = shaping.keywords(loaded.input_size)
-    part = part_of(loaded.model, keywords.pop("submodule"))  # of a submodule, the time is its own
-    variants = phi_variants(
-        part.module, timing.phi, **keywords | {"input_size": keywords["input_size"] or part.input_size}
-    )
-    rows: tuple[Row, ...] = ()
-    interrupted = False
-    with stderr().status("") as status:  # shows nothing where stderr is no terminal
-        try:
-            for row in bench_rows(variants, settings, on_start=lambda name: status.update(f"{name} ...")):
-                rows += (row,)
-        except KeyboardInterrupt:  # keep what has been measured
-            interrupted = True
-    report = Report(model=loaded.name, environment=environment(settings), rows=rows)
-    if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
-    else:
-        show(bench_view(report, width=columns()))
-    if interrupted:
-        raise KeyboardInterrupt
-    if not report.ok:
-        raise typer.Exit(1)
+    variants: list[Variant] = []
+    for spec in dict.fromkeys(models):
+        loaded = load(spec)
+        prefix = f"{spec} " if len(models) > 1 else ""
+        keywords = shaping.keywords(loaded.input_size)
+        part = part_of(loaded.model, keywords.pop("submodule"))  # of a submodule, the time is its own
+        keywords["input_size"] = keywords["input_size"] or part.input_size
+        curves = {name: _curve(name, shaping.bases) for name in compared.strategies}
+        if curves and shaping.strategy:
+            raise UsageError("--strategy and --strategies contradict each other: give one of them")
+        variants += phi_variants(part.module, compared.phi, name=loaded.name, prefix=prefix, curves=curves, **keywords)
+    if compared.twin is not None:
+        asked = shaping.keywords(None)
+        size = (3, *asked["image_size"]) if asked["image_size"] else asked["input_size"]
+        variants.append(plain_variant(compared.twin, name=compared.twin, input_size=size))
+    return variants
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """What is being done, and how many seconds are left at most; shows nothing where stderr is no terminal."""
+    with stderr().status("") as status:
+
+        def tick(what: str, left_s: float) -> None:
+            left = f", at most {left_s:.0f} s left" if left_s > 0 else ""
+            status.update(f"{what} ...{left}")
+
+        yield tick
 
 
 campaigns.add_commands()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "check_picture", "family_figure", "save_family"]
+__all__ = ["SUFFIXES", "Box", "boxes_of", "check_picture", "family_figure", "save_family"]
 
 SUFFIXES: Final = (".png", ".svg", ".pdf")
 
@@ -47,7 +47,7 @@ _INK, _FAINT, _PLAIN = "#222222", "#767676", "#6BAED6"
 
 
 @dataclass(frozen=True)
-class _Box:
+class Box:
     """A stage."""
 
     path: str
@@ -64,7 +64,7 @@ class _Net:
     name: str
     phi: float | None
     input_size: tuple[int, ...]
-    boxes: tuple[_Box, ...]
+    boxes: tuple[Box, ...]
     cost: Cost
 
     @property
@@ -172,8 +172,8 @@ def _nets(plans: Sequence[Plan]) -> tuple[_Net, ...]:
     first = plans[0]
     if any((p.fingerprint, p.baseline_size) != (first.fingerprint, first.baseline_size) for p in plans):
         raise UsageError("one picture shows plans of one baseline at one input size")
-    baseline = _Net("baseline", 0.0, first.baseline_size, tuple(_boxes(first, scaled=False)), first.before)
-    scaled = [_Net(_name(p), p.phi, p.input_size, tuple(_boxes(p, scaled=True)), p.after) for p in plans]
+    baseline = _Net("baseline", 0.0, first.baseline_size, tuple(boxes_of(first, scaled=False)), first.before)
+    scaled = [_Net(_name(p), p.phi, p.input_size, tuple(boxes_of(p, scaled=True)), p.after) for p in plans]
     nets = [
         baseline,
         *(net for net, plan in zip(scaled, plans, strict=True) if not (plan.phi == 0 and plan.is_identity)),
@@ -200,12 +200,12 @@ def _apart(places: Sequence[float]) -> bool:
     return all(step > 0.06 * (places[-1] - places[0]) for step in steps)
 
 
-def _boxes(plan: Plan, *, scaled: bool) -> Iterator[_Box]:
+def boxes_of(plan: Plan, *, scaled: bool) -> Iterator[Box]:
     for stage in plan.stages:
         sides = stage.new_sides if scaled else stage.sides
         side = math.prod(sides) ** (1 / len(sides)) if sides else None
         blocks, channels = (stage.new_repeats, stage.new_width) if scaled else (stage.repeats, stage.width)
-        yield _Box(stage.path, blocks, channels, side)
+        yield Box(stage.path, blocks, channels, side)
 
 
 def _scale(nets: Sequence[_Net]) -> _Scale:

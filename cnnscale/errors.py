@@ -21,6 +21,9 @@ Each message says what happened, where (node, ``file:line``, shape) and what to 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BudgetError",
     "CnnScaleError",
@@ -36,6 +39,7 @@ __all__ = [
     "UnsupportedOpError",
     "UsageError",
     "WidthError",
+    "did_you_mean",
 ]
 
 
@@ -93,3 +97,9 @@ class GrowthWarning(UserWarning):
 
 class ExportWarning(UserWarning):
     """``model.py`` could not be written beside a saved model, or leaves something out."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: ``; did you mean x or y?``, or nothing where none is like it."""
+    close = difflib.get_close_matches(word, list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .benchmarking import Report, Row
     from .budgets import Budget, Cost, Measurement
     from .coefficients import Multipliers
     from .plans import Family, Fixed, Plan, Stage
@@ -25,19 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "aim_text",
-    "bench_table",
-    "bench_view",
     "cell",
     "explain_view",
     "failure_of",
     "family_view",
-    "format_bench",
+    "fixed_point",
     "format_family",
     "format_plan",
     "format_scaling",
     "format_verification",
     "labelled",
     "new_table",
+    "plain_text",
     "plan_view",
     "quantity",
     "ratio_text",
@@ -48,34 +46,26 @@ __all__ = [
 
 _WIDTH = 120
 _NAMES_SHOWN = 6  # of the layers that share one reason not to be scaled
-_BENCH_COLUMNS = (
-    *("phi", "input", "depth", "width", "res.", "params", "MACs", "growth", "2^phi", "time"),
-    *("images/s", "latency ms", "IQR ms", "peak mem"),
-)
 _PREFIXES = ("", " K", " M", " G", " T", " P", " E")
 
 
 def format_plan(plan: Plan) -> str:
     """What ``print(plan)`` shows."""
-    return _plain(plan_view(plan))
+    return plain_text(plan_view(plan))
 
 
 def format_family(family: Family) -> str:
     """What ``print(family)`` shows."""
-    return _plain(family_view(family))
+    return plain_text(family_view(family))
 
 
 def format_scaling(scaling: Scaling) -> str:
     """What ``print(model.scaling)`` shows: the plan, and what the built model measures."""
-    return _plain(scaling_view(scaling))
+    return plain_text(scaling_view(scaling))
 
 
 def format_verification(verification: Verification) -> str:
-    return _plain(verification_view(verification))
-
-
-def format_bench(report: Report) -> str:
-    return _plain(bench_view(report))
+    return plain_text(verification_view(verification))
 
 
 def quantity(number: float, unit: str = "") -> str:
@@ -228,57 +218,6 @@ def scaling_view(scaling: Scaling) -> Group:
     )
 
 
-def bench_view(report: Report, *, width: int = _WIDTH) -> Group:
-    """The whole of a benchmark: where it ran, its table, and the variants that were not timed."""
-    env = report.environment
-    extras = [word for word, on in (("channels last", env.channels_last), ("compiled", env.compiled)) if on]
-    threads = f"{env.threads} thread{'s' * (env.threads != 1)}"
-    setting = ", ".join([env.dtype, f"batch {env.batch_size}", threads, *extras])
-    return Group(
-        Text(report.model, style="bold"),
-        Text(f"{env.device_name} ({env.device}), {setting}, torch {env.torch}", style="dim"),
-        Text(),
-        bench_table(report.rows, width=width),
-        *(
-            labelled(row.name, Text(row.problem.strip().split("\n")[0], style="red"))
-            for row in report.rows
-            if row.problem
-        ),
-    )
-
-
-def bench_table(rows: Iterable[Row], *, width: int = _WIDTH) -> Table:
-    """One line per variant, or one column where that takes more than ``width`` characters.
-
-    ``growth`` (of MACs) and ``time`` are ratios to the baseline; latency is the median.
-    """
-    rows = tuple(rows)
-    cells = [[*map(cell, _bench_cells(row))] for row in rows]
-    table = new_table(*_BENCH_COLUMNS, left=("input",))
-    for row, line in zip(rows, cells, strict=True):
-        table.add_row(*line, style="" if row.verified else "red")
-    if Console(width=2 * _WIDTH).measure(table).maximum <= width:
-        return table
-    upright = new_table("phi", *(f"{row.phi:g}" for row in rows), left=("phi",))
-    for label, *line in [*zip(_BENCH_COLUMNS, *cells, strict=True)][1:]:
-        upright.add_row(Text(label, style="bold"), *line)
-    return upright
-
-
-def _bench_cells(row: Row) -> Iterable[str]:
-    timing, cost, got = row.timing, row.cost, row.achieved
-    yield f"{row.phi:g}"
-    yield size_text(row.input_size) if row.input_size else "-"
-    yield from (f"{x:.2f}" for x in (got.depth, got.width, got.resolution)) if got else ("-",) * 3
-    yield from (quantity(cost.params), quantity(cost.macs)) if cost else ("-",) * 2
-    yield ratio_text(row.growth)
-    yield ratio_text(row.target_growth)
-    yield ratio_text(row.time_growth)
-    yield quantity(timing.images_per_s) if timing else "-"
-    yield from (_fixed_point(timing.latency_ms), _fixed_point(timing.iqr_ms)) if timing else ("-",) * 2
-    yield quantity(timing.peak_memory_bytes, "B") if timing else "-"
-
-
 def aim_text(plan: Plan) -> str:
     """What was asked for: ``phi 1``, ``MACs 4 G``, or what else it was."""
     if plan.phi is not None:
@@ -409,7 +348,11 @@ def _fixed_lines(fixed: tuple[Fixed, ...]) -> list[RenderableType]:
     return list(lines)
 
 
+# --- parts that all views share -----------------------------------------------------------------------------------
+
+
 def new_table(*columns: str, left: tuple[str, ...]) -> Table:
+    """A table without lines; columns are aligned right unless they are in ``left``."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         justify: Literal["left", "right"] = "left" if column in left else "right"
@@ -445,11 +388,11 @@ def _decimals(value: float) -> int:
     return 2 if magnitude < 9.995 else 1 if magnitude < 99.95 else 0
 
 
-def _fixed_point(value: float) -> str:
+def fixed_point(value: float) -> str:
     return f"{value:.{_decimals(value)}f}"
 
 
-def _plain(view: RenderableType) -> str:
+def plain_text(view: RenderableType) -> str:
     options: dict[str, Any] = {"color_system": None, "markup": False, "highlight": False, "emoji": False}
     console = Console(file=io.StringIO(), width=_WIDTH, force_terminal=False, **options)
     with console.capture() as capture:
@@ -462,7 +405,7 @@ _LIMITS: dict[str, tuple[str, Callable[[float], str]]] = {
     "macs": ("MACs", quantity),
     "params": ("params", quantity),
     "activations": ("activations", quantity),
-    "latency_ms": ("latency", lambda value: f"{_fixed_point(value)} ms"),
+    "latency_ms": ("latency", lambda value: f"{fixed_point(value)} ms"),
     "peak_memory_bytes": ("peak memory", lambda value: quantity(value, "B")),
 }
 """Limit of a budget -> its label, and how its value reads."""

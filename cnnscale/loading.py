@@ -10,7 +10,6 @@ A model is named in one of four ways: ``resnet18`` (torchvision), ``timm:NAME``,
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -27,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import CnnScaleError, ExportError, ExportWarning, ModelError, UsageError
+from .errors import CnnScaleError, ExportError, ExportWarning, ModelError, UsageError, did_you_mean
 from .plans import Plan
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ __all__ = [
     "Factory",
     "Loaded",
     "check_output",
+    "known_models",
     "load",
     "load_weights",
     "rebuild",
@@ -107,9 +107,21 @@ def _declared_size(model: nn.Module) -> tuple[int, ...] | None:
 # --- model zoos ---------------------------------------------------------------------------------------------------
 
 
+def known_models(zoo: str = "") -> list[str]:
+    """The names that :func:`load` takes from torchvision, or with ``timm:`` those from timm.
+
+    Raises:
+        ModelError: the library is not installed.
+    """
+    if zoo == "timm:":
+        return [f"timm:{name}" for name in _import_zoo("timm").list_models()]
+    models = _import_zoo("torchvision").models
+    return list(models.list_models(module=models))
+
+
 def _load_torchvision(name: str) -> tuple[nn.Module, tuple[int, ...] | None]:
     models = _import_zoo("torchvision").models
-    classifiers = models.list_models(module=models)
+    classifiers = known_models()
     if name not in classifiers:
         if name in models.list_models():  # some of these would download a backbone
             raise ModelError(f"{name} is not one of torchvision's image classifiers; load it from a factory of yours")
@@ -139,8 +151,7 @@ def _import_zoo(library: str) -> Any:
 
 
 def _unknown(message: str, name: str, known: Iterable[str]) -> ModelError:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return ModelError(message + (f"; did you mean {' or '.join(close)}?" if close else ""))
+    return ModelError(message + did_you_mean(name, known))
 
 
 # --- the user's own factories -------------------------------------------------------------------------------------

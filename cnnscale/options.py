@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .errors import UsageError
+from .errors import CnnScaleError, UsageError
+from .strategies import STRATEGIES
 from .terminal import NUMBER, option
 
-__all__ = ["MODEL_HELP", "Json", "Model", "Rounding", "amount", "pixels", "rounding_option"]
+__all__ = [
+    "MODEL_HELP",
+    "Json",
+    "Model",
+    "Models",
+    "Rounding",
+    "amount",
+    "complete_strategy",
+    "fraction",
+    "pixels",
+    "rounding_option",
+]
 
 _SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 rounding_option = functools.partial(option, panel="How to round and what to keep")
 
 MODEL_HELP = "A torchvision classifier, timm:NAME, path/file.py:factory or package.module:factory."
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """The zoo's names that begin so; nothing of a zoo that is not installed, since a shell shows no errors."""
+    from .loading import known_models
+
+    with suppress(CnnScaleError):
+        known = known_models("timm:" if incomplete.startswith("timm") else "")
+        return [name for name in known if name.startswith(incomplete)]
+    return []
+
+
+def complete_strategy(incomplete: str) -> list[str]:
+    return [name for name in STRATEGIES if name.startswith(incomplete)]
+
+
+_argument = functools.partial(typer.Argument, help=MODEL_HELP, show_default=False, autocompletion=complete_model)
+Model = Annotated[str, _argument(metavar="MODEL")]
+Models = Annotated[list[str], _argument(metavar="MODEL...")]
 Json = Annotated[bool, option("Print JSON instead of a table.", "--json")]
 
 
@@ -70,6 +101,18 @@ def amount(option: str, text: str | None) -> float | None:
     if prefix not in _SI or not NUMBER.fullmatch(number):
         raise UsageError(f"{option} must be a number, as in 4G, 600M or 4.1e9, got {text!r}")
     return float(number) * _SI[prefix]
+
+
+def fraction(option: str, text: str) -> float:
+    """``5%`` or ``0.05``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    number, percent, rest = text.partition("%")
+    if rest or not NUMBER.fullmatch(number):
+        raise UsageError(f"{option} must be a percentage or a fraction, as in 5% or 0.05, got {text!r}")
+    return float(number) / 100 if percent else float(number)
 
 
 def _told(text: str) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
 from .surgery import Origin
 from .symbolic import Values
-from .timing import DTYPES, Settings, device_name, time_model
+from .timing import DTYPES, Settings, time_model
 from .verification import check
 
 _TIMED_S, _RUN_S = 1.0, 0.05  # seconds of measurement, where the time counts and where only memory does
@@ -310,32 +310,28 @@ def _planned(
 
     def measured(made: Plan) -> Measurement:
         built, record = _carry_out(model, analysis, planner, made, "fresh", 0)
-        timing, used = time_model(built, record.input_size, settings), settings.torch_device
-        return Measurement(
-            latency_ms=timing.latency_ms,
-            iqr_ms=timing.iqr_ms,
-            runs=timing.runs,
-            peak_memory_bytes=timing.peak_memory_bytes,
-            batch_size=batch_size,
-            device=used.type,
-            device_name=device_name(used),
-        )
+        return time_model(built, record.input_size, settings)
 
     return meet(plan_for, measured, budget, tolerance=asked.options.tolerance)
 
 
 def _settings(model: nn.Module, budget: Budget, device: str, batch_size: int) -> Settings:
     """How a measured budget is measured: in the model's own dtype."""
+    min_time_s = _TIMED_S if budget.latency_ms is not None else _RUN_S
     if any(tensor.is_meta for tensor in model.parameters()):
         raise UsageError("a measured budget needs a model that can run; this one is on the meta device")
-    kinds = {name for name, dtype in DTYPES.items() if any(p.dtype == dtype for p in model.parameters())}
+    names = {dtype: name for name, dtype in reversed(DTYPES.items())}  # fp32 rather than tf32, which shares its dtype
+    kinds = {parameter.dtype for parameter in model.parameters()} & names.keys()
     if len(kinds) != 1:
-        raise UsageError(f"a measured budget needs a model of one dtype out of {', '.join(DTYPES)}; convert it first")
+        known = ", ".join(names.values())
+        raise UsageError(f"a measured budget needs a model of one dtype out of {known}; convert it first")
     return Settings(
-        batch_size=batch_size,
+        batch_sizes=(batch_size,),
         device=cast("Any", device),
-        dtype=cast("Any", kinds.pop()),
-        min_time_s=_TIMED_S if budget.latency_ms is not None else _RUN_S,
+        dtype=cast("Any", names[kinds.pop()]),
+        min_time_s=min_time_s,
+        time_limit_s=4 * min_time_s,
+        resident=False,  # the search needs a number that is the same on every run
     )
 
 

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
-from .errors import UsageError
+from .errors import UsageError, did_you_mean
 
 __all__ = [
     "DEPTH",
@@ -193,7 +193,8 @@ def named(name: str) -> Curve:
     try:
         return STRATEGIES[name.lower().replace("_", "-")]
     except KeyError:
-        raise UsageError(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}") from None
+        close = did_you_mean(name, STRATEGIES) or f"; there are {', '.join(STRATEGIES)}"
+        raise UsageError(f"no strategy is called {name!r}{close}") from None
 
 
 def traits(curve: Curve) -> Strategy:

@@ -12,31 +12,28 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import re
 import shutil
 import traceback
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console, RenderableType
-from typer.core import TyperCommand
 
 from .errors import CnnScaleError, ExportWarning, GrowthWarning, UsageError
+from .lists import NUMBER, ListsCommand
 
-__all__ = ["NONE", "NUMBER", "app", "columns", "command", "note", "option", "show", "spread_values", "stderr"]
+__all__ = ["NONE", "NUMBER", "app", "columns", "command", "note", "option", "show", "stderr"]
 
 NONE: Any = []  # a default that typer copies
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _MIN_WIDTH = 100  # narrower tables would lose digits; a narrower terminal wraps them instead
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Scale a convolutional network in depth, width and resolution, and measure what that costs.",
 )
@@ -48,32 +45,6 @@ def option(help: str, *names: str, panel: str | None = None, **rest: Any) -> Any
 
 
 _Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
-
-
-class _SpreadingCommand(TyperCommand):
-    """Lets numbers be given at once, ``--phi 0 1 2`` for ``--phi 0 --phi 1 --phi 2``, where the metavar is ``F...``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {name for p in self.params for name in p.opts if (p.metavar or "").endswith("...")}
-        return super().parse_args(ctx, spread_values(args, several))
-
-
-def spread_values(args: Sequence[str], options: set[str]) -> list[str]:
-    """Repeat an option's name before each number that follows it, up to the first word that is no number."""
-    spread, rest = [], list(args)
-    while rest:
-        word = rest.pop(0)
-        spread.append(word)
-        if word == "--":
-            return spread + rest
-        name, equals, _ = word.partition("=")
-        if name not in options:
-            continue
-        if not equals and rest:
-            spread.append(rest.pop(0))
-        while rest and NUMBER.fullmatch(rest[0]):
-            spread += [name, rest.pop(0)]
-    return spread
 
 
 def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -97,7 +68,7 @@ def command(*examples: str) -> Callable[[Callable[..., None]], Callable[..., Non
         run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
         app.command(
-            cls=_SpreadingCommand,
+            cls=ListsCommand,
             epilog="\n\n".join(["[b]Examples[/b]", *(f"python -m cnnscale {each}" for each in examples)]),
         )(run)
         return function

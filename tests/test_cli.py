@@ -15,8 +15,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cnnscale import benchmarking, cli, plans, terminal, timing
+from cnnscale import benchmarking, cli, plans
+from cnnscale.benchmarking import comparing, variants
 from cnnscale.errors import ModelError
+from cnnscale.lists import spread_values
 from cnnscale.loading import PLAN_FILE, SOURCE_FILE, WEIGHTS_FILE, load, rebuild, save
 
 NET = """
@@ -35,10 +37,10 @@ NET = """
             return x + y if self.residual else y
 
     class Net(nn.Module):
-        def __init__(self):
+        def __init__(self, stem=16):
             super().__init__()
-            self.stem = nn.Conv2d(3, 16, 3, 1, 1)
-            self.stage1 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
+            self.stem = nn.Conv2d(3, stem, 3, 1, 1)
+            self.stage1 = nn.Sequential(Block(stem, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
             self.stage2 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1))
             self.head = nn.Linear(64, 10)
 
@@ -57,6 +59,9 @@ NET = """
     def build():
         return Net()
 
+    def slim():
+        return Net(8)
+
     def broken():
         raise RuntimeError("no weights today")
 
@@ -67,7 +72,7 @@ NET = """
         return Branching()
 """
 SIZE = ("--input-size", "32")
-FAST = ("--batch-size", "2", "--min-time", "0.001", "--device", "cpu", "--threads", "1")
+FAST = ("--batch-size", "2", "--min-time", "0.001", "--time-limit", "0.2", "--device", "cpu", "--threads", "1")
 
 
 @pytest.fixture
@@ -166,7 +171,7 @@ class TestUsage:
         ],
     )
     def test_several_values_after_one_option(self, args: str, expected: str):
-        assert terminal.spread_values(args.split(), {"--phi"}) == expected.split()
+        assert spread_values(args.split(), {"--phi"}) == expected.split()
 
 
 class TestErrors:
@@ -407,9 +412,10 @@ class TestBench:
 
     def test_the_table(self, net: str):
         result = run("bench", f"{net}:build", "--phi", "0", "1", *SIZE, *FAST)
-        header, *rows = [line.split() for line in result.stdout.splitlines() if line.startswith((" ", "phi"))]
-        assert header[:2] == ["phi", "input"]
-        assert [row[0] for row in rows] == ["0", "1"]
+        lines = [line.split() for line in result.stdout.splitlines()]
+        header = next(number for number, line in enumerate(lines) if line[:2] == ["variant", "input"])
+        assert [line[:2] for line in lines[header + 1 : header + 3]] == [["phi", "0"], ["phi", "1"]]
+        assert "phi 1 / phi 0: time " in result.stdout
         assert result.stderr == ""
 
     def test_image_size_is_for_the_scaled_variants_only(self, net: str):
@@ -426,39 +432,58 @@ class TestBench:
         assert row["timing"] is not None
 
     def test_a_variant_that_raises_leaves_the_others_and_is_1(self, net: str, monkeypatch):
-        from cnnscale import scaling
-
-        real = scaling.scale
+        real = variants.scale
 
         def fail_at_one(model, phi, **keywords):
             if phi == 1:
                 raise ModelError("one is out of order")
             return real(model, phi, **keywords)
 
-        monkeypatch.setattr(scaling, "scale", fail_at_one)
+        monkeypatch.setattr(variants, "scale", fail_at_one)
         result = run("bench", f"{net}:build", "--phi", "0", "1", "2", *SIZE, *FAST, code=1)
         assert "phi 1: one is out of order" in result.stdout
         assert sum("MB" in line or "KB" in line for line in result.stdout.splitlines()) == 2
 
     def test_an_interrupt_keeps_what_was_measured(self, net: str, monkeypatch):
-        real = benchmarking.time_model
+        real = comparing.run_rounds
         calls = []
 
-        def interrupt_second(*args):
+        def interrupt_second(*args, **rest):
             calls.append(args)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return real(*args)
+            return real(*args, **rest)
 
-        monkeypatch.setattr(benchmarking, "time_model", interrupt_second)
-        result = run("bench", f"{net}:build", "--phi", "0", "1", "2", "--json", *SIZE, *FAST, code=130)
-        assert [row["phi"] for row in json.loads(result.stdout)["rows"]] == [0]
+        monkeypatch.setattr(comparing, "run_rounds", interrupt_second)
+        args = ("bench", f"{net}:build", "--phi", "1", "--mode", "both", "--json", *SIZE, *FAST)
+        result = run(*args, code=130)
+        assert [(row["phi"], row["mode"]) for row in json.loads(result.stdout)["rows"]] == [(0, "infer"), (1, "infer")]
         assert result.stderr == "interrupted\n"
+
+    def test_several_models_batch_sizes_and_a_twin(self, net: str):
+        args = ("bench", f"{net}:build", f"{net}:slim", "--phi", "0", "--twin", f"{net}:slim", "--json", *SIZE)
+        data = json.loads(run(*args, *FAST, "--batch-size", "1", "2", "--no-single").stdout)
+        names = [f"{net}:build phi 0", f"{net}:slim phi 0", f"{net}:slim"]
+        assert [(row["name"], row["batch_size"]) for row in data["rows"]] == [
+            (name, size) for size in (2, 1) for name in names
+        ]
+        assert len(data["pairs"]) == 2 * 3
+        assert {tuple(row["input_size"]) for row in data["rows"]} == {(3, 32, 32)}
+
+    def test_compile_may_stand_alone(self):
+        assert spread_values(["--compile", "--phi", "1", "2"], {"--phi"}) == [
+            *("--compile", "--phi", "1", "--phi", "2"),
+        ]
+        run("bench", "resnet18", "--compile=fastest", code=2)
+
+    @pytest.mark.parametrize("text", ["two", "1%%", "x%", "0"])
+    def test_percentages(self, text: str):
+        assert "precision" in run("bench", "resnet18", "--precision", text, code=2).stderr
 
     def test_the_model_that_was_loaded_is_left_alone(self, net: str):
         model = load(f"{net}:build").model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        settings = timing.Settings(batch_size=1, min_time_s=0.001, dtype="bf16", device="cpu")
+        settings = benchmarking.Settings(batch_sizes=(1,), time_limit_s=0.1, dtype="bf16", device="cpu")
         report = benchmarking.benchmark(model, [1], settings=settings, input_size=(3, 32, 32))
         assert report.ok
         assert model.training

@@ -7,12 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from cnnscale.benchmarking import Environment, Report, Row
+from cnnscale.benchmarking.records import Environment, Pair, Report, Row, Timing
+from cnnscale.benchmarking.views import bench_view, format_bench
 from cnnscale.coefficients import Coefficients, Multipliers
 from cnnscale.formatting import (
-    bench_view,
     failure_of,
-    format_bench,
     format_plan,
     format_scaling,
     format_verification,
@@ -22,7 +21,7 @@ from cnnscale.formatting import (
 )
 from cnnscale.plans import Cost, Fixed, Options, Plan, Stage, Width
 from cnnscale.records import Scaling, Verification
-from cnnscale.timing import Timing
+from cnnscale.timing.statistics import Interval
 
 BEFORE = Cost(macs=1_814_000_000, params=11_689_512, activations=2_480_000)
 AFTER = Cost(macs=3_640_000_000, params=19_300_000, activations=4_100_000)
@@ -70,8 +69,25 @@ def make_verification(**changes) -> Verification:
 
 
 def make_row(phi: float, **changes) -> Row:
-    timing = Timing(latency_ms=41.27, iqr_ms=0.531, images_per_s=193.8, peak_memory_bytes=97_500_000, runs=12)
+    timing = Timing(
+        latency_ms=41.27,
+        latency_low_ms=40.1,
+        latency_high_ms=42.0,
+        p95_ms=45.31,
+        images_per_s=193.8,
+        gmacs_per_s=351.6,
+        peak_memory_bytes=97_500_000,
+        memory_source="resident",
+        single_ms=6.15,
+        single_p95_ms=7.0,
+        runs=12,
+        rounds_ms=(41.0, 41.27, 42.0),
+        quantiles_ms=(40.0, 41.27, 45.31),
+        warm=True,
+    )
     fields = {
+        "model": "resnet18",
+        "batch_size": 8,
         "name": f"phi {phi:g}",
         "phi": phi,
         "verified": True,
@@ -82,6 +98,9 @@ def make_row(phi: float, **changes) -> Row:
         "target_growth": 2.0,
         "timing": timing,
         "time_growth": 2.36,
+        "time_growth_low": 2.33,
+        "time_growth_high": 2.40,
+        "verdict": "slower",
     }
     return Row(**fields | changes)
 
@@ -94,11 +113,20 @@ def make_report(*rows: Row) -> Report:
         device_name="Some CPU",
         threads=2,
         dtype="fp32",
-        batch_size=8,
+        cores=2,
         channels_last=False,
-        compiled=True,
+        compile_mode="default",
+        cuda_graph=False,
+        cnnscale="0.1.0",
+        libraries={},
+        platform="Linux",
+        commit=None,
+        command=(),
+        state={},
     )
-    return Report(model="resnet18", environment=environment, rows=rows)
+    ratio = Interval(low=2.33, middle=2.36, high=2.40)
+    pair = Pair(mode="infer", batch_size=8, name="phi 1", other="phi 0", ratio=ratio, verdict="slower")
+    return Report(model="resnet18", environment=environment, rows=rows, pairs=(pair,))
 
 
 @pytest.mark.parametrize(
@@ -232,24 +260,39 @@ def test_failures_are_explained():
     assert both.endswith(off_target)
 
 
+def wide(report: Report) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    with console.capture() as capture:
+        console.print(bench_view(report, width=200))
+    return capture.get()
+
+
 def test_a_benchmark_row_has_every_column():
-    text = format_bench(make_report(make_row(0), make_row(-0.5)))
+    text = wide(make_report(make_row(0), make_row(-0.5)))
     table = [line.split() for line in text.splitlines() if "97.5" in line]
-    assert [line[0] for line in table] == ["0", "-0.5"]
-    assert table[0][1:] == [
-        *("3x224x224", "1.51", "1.12", "1.13", "11.7", "M", "1.81", "G", "1.99x", "2.00x", "2.36x"),
-        *("194", "41.3", "0.53", "97.5", "MB"),
+    assert [line[:2] for line in table] == [["phi", "0"], ["phi", "-0.5"]]
+    assert table[0][2:] == [
+        *("3x224x224", "1.51", "1.12", "1.13", "11.7", "M", "2.48", "M", "1.81", "G", "1.99x", "2.00x", "2.36x"),
+        *("1.5%", "+19%", "194", "41.3", "45.3", "6.15", "352", "97.5", "MB"),
     ]
-    assert "Some CPU (cpu), fp32, batch 8, 2 threads, compiled, torch 2.9.0" in text
+    assert "Some CPU (cpu), fp32, 2 threads, compiled (default), torch 2.9.0" in text
+    assert "inference, batch 8" in text
+    assert "phi 1 / phi 0: time 2.360 (2.330 to 2.400): slower" in text
 
 
 def test_a_variant_that_was_not_timed_says_why():
     failed = make_row(1, verified=False, problem="MACs grew 9x", timing=None, time_growth=None)
-    broken = Row(name="phi 2", phi=2.0, problem="RuntimeError: out of memory\nand a long story")
-    text = format_bench(make_report(make_row(0), failed, broken))
+    broken = Row(
+        model="resnet18", name="phi 2", phi=2.0, batch_size=8, problem="RuntimeError: out of memory\nand a long story"
+    )
+    text = wide(make_report(make_row(0), failed, broken))
     assert "phi 1: MACs grew 9x" in text
-    assert "phi 2: RuntimeError: out of memory" in text.splitlines()
-    assert words_of(next(line for line in text.splitlines() if line.split()[:2] == ["2", "-"])) == ["2", *["-"] * 13]
+    assert "phi 2: RuntimeError: out of memory" in map(str.rstrip, text.splitlines())
+    assert words_of(next(line for line in text.splitlines() if line.split()[:3] == ["phi", "2", "-"])) == [
+        "phi",
+        "2",
+        *["-"] * 18,
+    ]
 
 
 def test_a_benchmark_turns_upright_rather_than_lose_digits():
@@ -262,4 +305,4 @@ def test_a_benchmark_turns_upright_rather_than_lose_digits():
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["input", "3x1024x1024", "3x224x224"] in lines
     assert ["peak", "mem", "97.5", "MB", "97.5", "MB"] in lines
-    assert ["phi", "-0.25", "2"] in lines
+    assert ["variant", "phi", "-0.25", "phi", "2"] in lines

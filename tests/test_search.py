@@ -14,13 +14,13 @@ from test_search_engine import Here
 
 import cnnscale
 from cnnscale import Coefficients, Grid
+from cnnscale.budgets import Measurement
 from cnnscale.errors import SearchError, UsageError
 from cnnscale.searching.halving import keep_best, schedule
 from cnnscale.searching.ledger import Ledger
 from cnnscale.searching.result import as_csv, export_rows
 from cnnscale.searching.search import prepare
 from cnnscale.searching.statistics import rank, t_probability, t_quantile
-from cnnscale.timing import Timing
 
 SIZE = (1, 32, 32)
 GRID = Grid(alpha=(1, 1.3), gamma=(1, 1.15, 1.3))  # five of whose six points have a net
@@ -132,10 +132,17 @@ def never(model: torch.nn.Module, trial) -> float:
 def _stopwatch():
     """Wider nets are quicker, sharper ones need more memory; real timing has its own tests."""
 
-    def timed(model, input_size, settings) -> Timing:
+    def timed(model, input_size, settings) -> Measurement:
         milliseconds = 100 / model.head.in_features
-        return Timing(
-            latency_ms=milliseconds, iqr_ms=0, images_per_s=1, peak_memory_bytes=input_size[-1] * 1000, runs=1
+        memory = input_size[-1] * 1000
+        return Measurement(
+            latency_ms=milliseconds,
+            iqr_ms=0,
+            runs=1,
+            peak_memory_bytes=memory,
+            batch_size=1,
+            device="cpu",
+            device_name="a machine",
         )
 
     with pytest.MonkeyPatch.context() as patch:

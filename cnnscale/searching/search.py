@@ -162,7 +162,9 @@ def search(
     limits = {"latency_ms": latency_ms, "peak_memory_bytes": peak_memory_bytes}
     with closing(Ledger(store)) as ledger:
         ledger.describe(_description(ready, train_fn, limits), resume=resume)
-        measured = _measured(ready, ledger, timing or Settings(min_time_s=_MIN_TIME_S))
+        measured = _measured(
+            ready, ledger, timing or Settings(min_time_s=_MIN_TIME_S, time_limit_s=4 * _MIN_TIME_S, resident=False)
+        )
         ready = _within(ready, measured, limits)
         ledger.add_tasks([m.name for m in ready.candidates.members], range(seeds), 0, ready.rungs[0].share)
         driver = Driver(

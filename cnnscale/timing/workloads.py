@@ -1,0 +1,110 @@
+"""One network doing one thing over and over: a forward pass, or a step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .devices import Device, MemorySource, Step, is_out_of_memory
+from .rounds import OutOfMemoryError
+from .settings import DTYPES, Mode, Settings
+
+__all__ = ["Workload"]
+
+
+class Workload:
+    """A network, a batch of random images and what is done with them.
+
+    Converts the network to the settings' device, dtype and layout **in place**. A step of training is forward, backward
+    and SGD with momentum at a learning rate of 0: the same arithmetic as any other, and weights that never overflow.
+
+    Raises:
+        OutOfMemoryError: the device has not enough memory; also from every method.
+    """
+
+    def __init__(
+        self, name: str, model: nn.Module, input_size: tuple[int, ...], batch: int, mode: Mode, settings: Settings
+    ) -> None:
+        self.name, self.batch, self.mode = name, batch, mode
+        self.device: Device = settings.found_device
+        self._model, self._settings = model, settings
+        self._size = input_size
+        self._step: Step | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._images: Tensor | None = None
+
+    def times(self, runs: int) -> list[float]:
+        """Seconds of each step of a row of them."""
+        taken: list[float] = self._guarded(lambda: self.device.times(self._ready(), runs))
+        return taken
+
+    def peak_memory(self) -> tuple[int, MemorySource]:
+        """Bytes of all tensors that the network holds and of its input, and what one step takes beyond them."""
+        grown, source = self._guarded(lambda: self.device.memory_growth(self._ready()))
+        storages = [tensor.untyped_storage() for tensor in self._tensors()]
+        return grown + sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()), source
+
+    def _guarded(self, act: Callable[[], Any]) -> Any:
+        try:
+            with torch.inference_mode(self.mode == "infer"), torch.enable_grad():
+                return act()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(self.name, str(error).split("\n")[0]) from error
+            raise
+
+    def _ready(self) -> Step:
+        """The step, made at its first use: until then a workload holds no memory of its own."""
+        if self._step is None:
+            settings, device = self._settings, self.device
+            layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+            dtype = DTYPES[settings.dtype]
+            model = self._model.train(self.mode == "train").to(device.where, dtype).to(memory_format=layout)
+            images = torch.randn(self.batch, *self._size, device=device.where, dtype=dtype)
+            self._images = images = images.to(memory_format=layout) if images.dim() == 4 else images
+            forward: Callable[[Tensor], Any] = model
+            if settings.compile_mode:
+                forward = torch.compile(model, mode=settings.compile_mode)
+            self._step = self._trained(forward, images) if self.mode == "train" else lambda: forward(images)
+            if settings.cuda_graph and self.mode == "infer":
+                self._step = device.captured(self._step)
+        self._model.train(self.mode == "train")  # the same network may be in several workloads
+        return self._step
+
+    def _trained(self, forward: Callable[[Tensor], Any], images: Tensor) -> Step:
+        parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._optimizer = optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            loss = torch.stack([output.float().square().mean() for output in _tensors(forward(images))]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        return step
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for tensor in (*self._model.parameters(), *self._model.buffers()):
+            yield tensor
+            if tensor.grad is not None:
+                yield tensor.grad
+        if self._images is not None:
+            yield self._images
+        for state in self._optimizer.state.values() if self._optimizer else ():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in whatever a network returns."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)
