@@ -45,7 +45,7 @@ from .surgery import (
 from .symbolic import Values
 from .tracing import Trace, caller, describe, meta_copy, trace
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["Aligned", "Rebuilt", "align", "rebuild"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,34 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     return Rebuilt(graph_module, "graph", origins, mismatch)
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """The scaled network traced at the baseline's input size, node by node beside the extended baseline."""
+
+    trace: Trace
+    sources: dict[fx.Node, tuple[fx.Node, int]]
+    """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to. Residuals
+    which a class adds by itself have none."""
+
+
+def align(rebuilt: Rebuilt, analysis: Analysis, repeats: Sequence[int], values: Values) -> Aligned:
+    """Which node of the scaled network repeats which of the baseline.
+
+    Raises:
+        RewriteError: the scaled network does not run at the baseline's input size as it does at its own.
+    """
+    widths: Values = {atom: value for atom, value in values.items() if atom.call is None}
+    for side in analysis.ctx.tensors["input"][2:]:
+        widths.update((atom, atom.hint) for atom in side.atoms())
+    target = Target(analysis, tuple(repeats), widths)
+    expected = rewritten_graph(target, {origin: path for path, origin in rebuilt.origins.items()})
+    comparison = _compared(rebuilt.module, target, expected, rebuilt.origins)
+    problem = comparison if isinstance(comparison, str) else comparison.run()
+    if problem or isinstance(comparison, str):
+        raise RewriteError(f"at the baseline's input size the scaled model computes something else: {problem}")
+    return Aligned(comparison.actual, {got: expected.sources[want] for got, want in comparison.same.items()})
+
+
 # --- 1. the graph -----------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +157,8 @@ class Expected:
     literals: list[Change]
     identities: set[fx.Node]
     """Calls of Identity modules."""
+    sources: dict[fx.Node, tuple[fx.Node, int]]
+    """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to."""
 
 
 def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
@@ -158,7 +188,7 @@ class _Writer:
 
     def __init__(self, target: Target, paths: dict[Origin, str]) -> None:
         self.target, self.paths = target, paths
-        self.expected = Expected(fx.Graph(), {}, [], set())
+        self.expected = Expected(fx.Graph(), {}, [], set(), {})
         self.env: dict[fx.Node, fx.Node] = {}
         self.also: dict[fx.Node, list[fx.Node]] = {}
         """Nodes which stand for several in argument lists (outputs of dense blocks), or for none."""
@@ -216,6 +246,7 @@ class _Writer:
             target = f"{self.paths[place.origin(self.target, parent)]}.{name}".lstrip(".")
         new_node = self.expected.graph.create_node(node.op, target, args, kwargs, name=node.name, type_expr=node.type)
         self.env[node] = new_node
+        self.expected.sources[new_node] = node, place.number
         if node.op == "call_module" and isinstance(self.target.analysis.trace.modules[str(node.target)], nn.Identity):
             self.expected.identities.add(new_node)
         value = self.target.analysis.values.get(node)
@@ -435,6 +466,15 @@ def _write_literals(module: nn.Module, target: Target, expected: Expected, origi
 
 def _difference(module: nn.Module, target: Target, expected: Expected, paths: dict[Origin, str]) -> str:
     """How the module's trace differs from the expected graph; "" if it does not."""
+    comparison = _compared(module, target, expected, {path: origin for origin, path in paths.items()})
+    return comparison if isinstance(comparison, str) else comparison.run()
+
+
+def _compared(
+    module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]
+) -> _Comparison | str:
+    """The comparison of the module's trace with the expected graph; why there is none where it does not trace."""
+    paths = {origin: path for path, origin in origins.items()}
     sides = target.analysis.ctx.tensors["input"][2:]
     size = (target.analysis.input_size[0], *(side.at(target.values) for side in sides))
     try:
@@ -442,7 +482,7 @@ def _difference(module: nn.Module, target: Target, expected: Expected, paths: di
     except CnnScaleError as error:
         return str(error)
     equalised = (_origin(target, block.path) for block in _equalised(target))
-    return _Comparison(actual, expected, {paths[origin] for origin in equalised if origin in paths}).run()
+    return _Comparison(actual, expected, {paths[origin] for origin in equalised if origin in paths})
 
 
 class _Comparison:
