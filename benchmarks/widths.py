@@ -26,8 +26,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import cnnscale
-from cnnscale.reading import _analysis
-from cnnscale.stages import find_stages
+from cnnscale.reading import _analysis, _Base
 from cnnscale.tracing import trace
 from cnnscale.widths import groups
 
@@ -74,9 +73,9 @@ def measure(make: Callable[[], nn.Module], rounds: int) -> Times:
         with torch.device("meta"):
             model = make().eval()
         traced, tracing = timed(lambda model=model: trace(model, (3, PIXELS, PIXELS)))
-        sites, staging = timed(lambda traced=traced: find_stages(traced))
+        sites, staging = timed(lambda model=model, traced=traced: _Base(model).sites(traced))
         _, widths = timed(
-            lambda model=model, traced=traced, sites=sites: groups(_analysis(model, traced, sites), DIVISOR)
+            lambda model=model, traced=traced, sites=sites: groups(_analysis(_Base(model), traced, sites), DIVISOR)
         )
         nodes = len(traced.nodes)
         seconds.append((tracing, staging, widths))

@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from .concatenation import Concatenation
 from .shapes import Context, Product, Sym
-from .stages import Block, Site
-from .surgery import Origin
+from .stages import Block, Site, called_blocks
+from .surgery import Origin, Projection
 from .symbolic import Poly
 from .tracing import Trace
 
@@ -35,10 +35,17 @@ class Stage:
     concatenation: Concatenation | None
     obstacle: str = ""
     """Why the stage cannot grow deeper; empty where it can."""
+    least: int = 1
+    """Fewer blocks than this do not do."""
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         return self.site.blocks
+
+    @property
+    def turn(self) -> int:
+        """How many of the author's blocks take turns to make one of the stage (:mod:`cnnscale.mixtures`)."""
+        return len(self.site.template.modules) if self.site.kind == "chain" else 1
 
 
 @dataclass
@@ -56,6 +63,8 @@ class Analysis:
     values: dict[fx.Node, Any]
     """Symbolic value of each node."""
     input_size: tuple[int, ...]
+    projections: tuple[Projection, ...] = ()
+    """Children that the baseline's blocks are given because of ``pin``; the baseline itself has none of them."""
     eval_products: tuple[Product, ...] = field(default=())
     """Costs in eval mode, with factors in free atoms."""
 
@@ -66,6 +75,24 @@ class Analysis:
             return None
         dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
         return next((dim for dim in dims if dim.has_width), dims[1])
+
+    def sides(self, node: fx.Node) -> tuple[Poly, ...]:
+        """The dimensions of a node's value besides batch and channels, where they are as many as the image's sides;
+        none where they are not (a row of tokens), or where one of them moves with a width."""
+        value, channels = self.values.get(node), self.channels(node)
+        if not isinstance(value, Sym) or channels is None or len(value.shape) != len(self.input_size) + 1:
+            return ()
+        dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
+        sides = [*dims[1 : dims.index(channels, 1)], *dims[dims.index(channels, 1) + 1 :]]
+        return () if any(side.has_width for side in sides) else tuple(sides)
+
+    def gained(self, projection: Projection) -> Poly:
+        """The channels that a projection's block has more at its end than at its start; without any it needs none."""
+        block = next(b for b in called_blocks(self.trace) if b.path == projection.block)
+        before, after = self.channels(block.inputs[0]), self.channels(block.output)
+        assert before is not None
+        assert after is not None
+        return after - before
 
     def baseline_path(self, path: str) -> str:
         """The module path a user knows for a path of the extended baseline."""

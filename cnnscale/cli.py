@@ -260,17 +260,31 @@ def _root(
 
 
 @_command("plan resnet50 --phi 1", "plan timm:convnext_tiny --width 1.25 --json > plan.json")
-def plan(model: _Model, growth: _Growth, shaping: _Shaping, as_json: _Json = False) -> None:
+def plan(
+    model: _Model,
+    growth: _Growth,
+    shaping: _Shaping,
+    plot: Annotated[
+        Path | None, _option("Draw the nets to scale: a .png, .svg or .pdf.", "--plot", metavar="FILE")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
     """Show how a model would be scaled. Builds nothing."""
     from . import scaling
+    from .drawing import check_picture, save_family
     from .loading import load
 
+    if plot is not None:
+        check_picture(plot)
     loaded = load(model)
     made = scaling.plan(loaded.model, **vars(growth), **shaping.keywords(loaded.input_size))
     if as_json:
         typer.echo(made.to_json(), nl=False)
     else:
         _show(plan_view(made))
+    if plot is not None:
+        save_family([made], plot)
+        _note(f"wrote {plot}")
 
 
 @_command("scale resnet50 --phi 1 --out resnet50x2", "scale net.py:build --width 2 --weights inherit --out wide")

@@ -11,18 +11,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .analysis import Analysis, Stage
 from .plans import Cost
+from .surgery import Projection
 from .symbolic import Atom, Poly, Values, as_poly
+from .tracing import caller
 
 __all__ = ["CostModel", "copy_atom", "multiplicity", "side_values", "sizes"]
 
 Kind = Literal["macs", "activations", "params"]
-Place = tuple[int, int]
-"""(stage, position of the block in it); (-1, -1) outside all stages."""
-_OUTSIDE: Place = (-1, -1)
+
+
+class Place(NamedTuple):
+    """Where a cost arises, and so how often."""
+
+    stage: int = -1
+    """-1 outside all stages."""
+    block: int = -1
+    """Position in the stage."""
+    gained: Poly | None = None
+    """In a projection: there is none where this is 0."""
+
+
+_OUTSIDE = Place()
 
 
 @dataclass
@@ -50,21 +63,39 @@ class CostModel:
 
     @cached_property
     def _spans(self) -> list[tuple[int, int, Place]]:
-        return [(block.start, block.stop, (s, b)) for s, b, block in self.analysis.blocks()]
+        return [(block.start, block.stop, Place(s, b)) for s, b, block in self.analysis.blocks()]
 
     def _place_of_node(self, position: int) -> Place:
-        return next((place for start, stop, place in self._spans if start <= position < stop), _OUTSIDE)
+        place = next((place for start, stop, place in self._spans if start <= position < stop), _OUTSIDE)
+        node = self.analysis.trace.nodes[position]
+        return self._in_projection(place, str(node.target) if node.op == "call_module" else caller(node))
+
+    def _in_projection(self, place: Place, path: str) -> Place:
+        gained = next((gained for projection, gained in self._gained if projection.holds(path)), None)
+        return place._replace(gained=gained)
+
+    @cached_property
+    def _gained(self) -> list[tuple[Projection, Poly]]:
+        return [(projection, self.analysis.gained(projection)) for projection in self.analysis.projections]
 
     @cached_property
     def _modules(self) -> dict[str, Place]:
-        return {path: (s, b) for s, b, block in self.analysis.blocks() for path in block.modules}
+        return {path: Place(s, b) for s, b, block in self.analysis.blocks() for path in block.modules}
 
-    def _place_of_path(self, path: str) -> Place:
-        while path:
-            if path in self._modules:
-                return self._modules[path]
+    def _place_of_path(self, name: str) -> Place:
+        path = name
+        while path and path not in self._modules:
             path = path.rpartition(".")[0]
-        return _OUTSIDE
+        return self._in_projection(self._modules.get(path, _OUTSIDE), name)
+
+    def _times(self, place: Place, values: Values, repeats: Sequence[int]) -> int:
+        """How often what stands at ``place`` occurs."""
+        if place.gained is not None and place.gained.at(values) == 0:
+            return 0
+        return multiplicity(self._stage(place), place.block, repeats[place.stage]) if place.stage >= 0 else 1
+
+    def _stage(self, place: Place) -> Stage | None:
+        return self.analysis.stages[place.stage] if place.stage >= 0 else None
 
     def cost(self, values: Values, repeats: Sequence[int]) -> Cost:
         """The cost of one image with these widths, sizes and repeats (one number per stage), as exact integers."""
@@ -79,7 +110,9 @@ class CostModel:
         mixed: list[tuple[tuple[Poly, ...], int, Values]] = []
         for kind, factors, times, at in self._rounds(values, repeats):
             if kind == "macs":
-                sides = tuple(f for f in factors if not f.has_width and f.constant is None)
+                sides = tuple(
+                    f for f in factors if f.constant is None and not any(leaf.is_width for leaf in f.leaves())
+                )
                 rest = tuple(f for f in factors if f not in sides)
                 if any(atom.call is not None or not atom.is_width for f in rest for atom in f.atoms()):
                     mixed.append((factors, times, at))
@@ -96,9 +129,8 @@ class CostModel:
     def _rounds(self, values: Values, repeats: Sequence[int]) -> Iterator[tuple[Kind, tuple[Poly, ...], int, Values]]:
         """(kind, factors, how often, values to evaluate the factors with), for every copy of every block."""
         for kind, place, factors, times in self._terms:
-            stage = self.analysis.stages[place[0]] if place is not _OUTSIDE else None
-            count = 1 if stage is None else multiplicity(stage, place[1], repeats[place[0]])
-            atom = copy_atom(stage, place[1])
+            count = self._times(place, values, repeats)
+            atom = copy_atom(self._stage(place), place.block)
             if atom is None:
                 if count:
                     yield kind, factors, times * count, values
@@ -110,8 +142,7 @@ class CostModel:
         """Fraction of the weights of two or more dimensions which change shape or belong to a copy."""
         total = changed = 0
         for place, dims in self._weights:
-            stage = self.analysis.stages[place[0]] if place is not _OUTSIDE else None
-            count = 1 if stage is None else multiplicity(stage, place[1], repeats[place[0]])
+            count = self._times(place, values, repeats)
             total += count
             different = count > 0 and any(dim.at(values) != dim.hint for dim in dims)
             changed += count if different else max(0, count - 1)

@@ -74,6 +74,13 @@ class Equations:
         if left != right:
             self._eliminate(_reduced(left - right), where)
 
+    def define(self, unknown: Poly, poly: Poly) -> None:
+        """From now on ``unknown``, a single atom that is no width, is ``poly``."""
+        (atom,) = unknown.atoms()
+        assert not atom.is_width
+        assert poly.hint == unknown.hint
+        self.definitions[atom] = poly
+
     def decide(self, poly: Poly, holds: Callable[[int], bool], where: str) -> None:
         """From now on ``holds(poly)``, if no width is in it."""
         poly = self.resolve(poly)

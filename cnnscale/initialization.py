@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from .surgery import Origin, new_tensor, split_path
 
@@ -93,7 +94,7 @@ def _value(
         else:
             _draw(value, like, _ratio(fans, place, like, value), source)
             if weights == "inherit" and not copied:
-                _copy_overlap(value, like)
+                _copy_overlap(value, like, centred=2 if isinstance(place.baseline, _ConvNd) else like.dim())
     return value
 
 
@@ -104,10 +105,13 @@ def _tile(value: torch.Tensor, like: torch.Tensor) -> None:
     value.copy_(like)
 
 
-def _copy_overlap(value: torch.Tensor, like: torch.Tensor) -> None:
-    """The leading corner that both tensors have."""
-    corner = tuple(slice(0, min(a, b)) for a, b in zip(value.shape, like.shape, strict=True))
-    value[corner] = like[corner]
+def _copy_overlap(value: torch.Tensor, like: torch.Tensor, *, centred: int) -> None:
+    """What both tensors have: the leading part, and of dimensions from ``centred`` on (kernels) the middle."""
+    for dim, (a, b) in enumerate(zip(value.shape, like.shape, strict=True)):
+        size = min(a, b)
+        value = value.narrow(dim, (a - size) // 2 if dim >= centred else 0, size)
+        like = like.narrow(dim, (b - size) // 2 if dim >= centred else 0, size)
+    value.copy_(like)
 
 
 # --- how the baseline was drawn ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from torch.nn.modules.pooling import (
 
 from . import ops
 from .errors import UnsupportedOpError
+from .kernels import reach
 from .shapes import Context, Sym, symbolic_tensors
 from .symbolic import as_poly
 from .tracing import SAME_SHAPE
@@ -68,7 +69,14 @@ def weights(ctx: Context, path: str, *names: str) -> list[Sym | None]:
 def convolution(ctx: Context, path: str, m: _ConvNd, x: Sym) -> Sym:
     weight, bias = weights(ctx, path, "weight", "bias")
     assert weight is not None
-    result = ops.convolution(ctx, path, x, weight, bias, m.stride, m.padding, m.dilation, m.groups)
+    padding = m.padding
+    own = reach(ctx, path, m, x)
+    if own is not None:
+        (weight,), padding = weights(ctx, path, "weight"), "same"
+        assert weight is not None
+        ctx.attributes[path, "kernel_size"] = (weight.shape[2],)
+        ctx.attributes[path, "padding"] = (own,)
+    result = ops.convolution(ctx, path, x, weight, bias, m.stride, padding, m.dilation, m.groups)
     n = len(m.kernel_size)
     channels = x.shape[-n - 1]
     ctx.attributes[path, "in_channels"] = channels

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from thop.profile import register_hooks as thop_rules
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from .errors import ModelError
 from .plans import Cost
@@ -18,18 +21,37 @@ from .tracing import SAME_SHAPE, example_input, is_leaf, meta_copy, user_frame
 __all__ = ["measure", "run_once"]
 
 
-class _ConvolutionOutputs(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes have no types
-    """Sums the output elements of all convolutions."""
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes have no types
+    """Adds up what torch's own formulas (``torch.utils.flop_counter``) say of each operation that has one.
+
+    ``FlopCounterMode`` counts the same, by module too, for four times the pass.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
-        self.total = 0
+        self.flops = 0
+        self.activations = 0
+        """Output elements of the convolutions."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func._overloadpacket is torch.ops.aten.convolution:
-            self.total += result.numel()
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        packet = getattr(func, "_overloadpacket", None)
+        if packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
+        if packet is torch.ops.aten.convolution:
+            self.activations += result.numel()
         return result
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass of one image showed."""
+
+    cost: Cost
+    outputs: Any
+    thop_macs: int
+    """MACs of the convolution and linear modules as thop's rules count them."""
 
 
 def measure(model: nn.Module, input_size: tuple[int, ...]) -> Cost:
@@ -41,43 +63,63 @@ def measure(model: nn.Module, input_size: tuple[int, ...]) -> Cost:
     Raises:
         ModelError: the model does not run at this size.
     """
-    return run_once(model, input_size)[0]
+    return run_once(model, input_size).cost
 
 
-def run_once(
-    model: nn.Module, input_size: tuple[int, ...], run: Callable[[nn.Module, torch.Tensor], None] | None = None
-) -> tuple[Cost, Any]:
-    """(cost, outputs) of one forward pass of a meta copy. ``run`` makes that pass in its own way, and may count too.
+def run_once(model: nn.Module, input_size: tuple[int, ...]) -> Pass:
+    """One forward pass of a meta copy, with all that is counted.
 
     Raises:
         ModelError: the model does not run at this size.
     """
-    # FLOP counting asks any parameter given to a layer for its grad_fn
+    # FLOP formulas ask nothing of gradients, and meta tensors without them are quicker
     module = meta_copy(model).requires_grad_(False)
     module.train()  # where models forget what they computed for eval mode
     module.eval()
     _shorten(module)
     params = sum(parameter.numel() for parameter in module.parameters())
-    activations, flops, outputs = _ConvolutionOutputs(), FlopCounterMode(display=False), []
+    counter, outputs, calls = _Counter(), [], []
     module.register_forward_hook(lambda _module, _args, result: outputs.append(result))
+    for layer in module.modules():
+        if isinstance(layer, (_ConvNd, nn.Linear)) and type(layer) in thop_rules:
+            layer.register_forward_hook(lambda *call: calls.append(call))
     try:
-        with torch.no_grad(), flops, activations:
-            (run or nn.Module.__call__)(module, example_input(module, input_size, batch=1))
+        with torch.no_grad(), counter:
+            module(example_input(module, input_size, batch=1))
     except Exception as error:  # user code may raise anything
         raise ModelError(
             f"{type(model).__name__} does not run at input_size {tuple(input_size)}: {type(error).__name__}: {error}"
             f"{user_frame(error.__traceback__)}"
         ) from error
-    cost = Cost(macs=flops.get_total_flops() // 2, params=params, activations=activations.total)
-    return cost, outputs[-1]
+    cost = Cost(macs=counter.flops // 2, params=params, activations=counter.activations)
+    return Pass(cost, outputs[-1], _thop_macs(calls))
+
+
+def _thop_macs(calls: list[Any]) -> int:
+    """The sum of thop's rules over calls (layer, inputs, output) of layers; a rule adds to ``layer.total_ops``."""
+    layers = {layer for layer, *_ in calls}
+    for layer in layers:
+        layer.total_ops = 0
+    for layer, inputs, output in calls:
+        thop_rules[type(layer)](layer, inputs, output)
+    return int(sum(layer.total_ops for layer in layers))
 
 
 def _shorten(module: nn.Module) -> None:
-    """Activations hand on what they get: they cost no MACs, have no width that could be wrong, and are slow on meta."""
+    """Layers without MACs hand on what they get, batch norms after a look at its width: on meta, both are slow."""
     for child in module.modules():
-        if is_leaf(child) and isinstance(child, SAME_SHAPE) and not isinstance(child, _BatchNorm):
-            child.forward = _handed_on  # type: ignore[method-assign]  # of our own copy
+        if is_leaf(child) and isinstance(child, SAME_SHAPE):
+            # method-assign: of our own copy
+            child.forward = partial(_checked, child) if isinstance(child, _BatchNorm) else _handed_on  # type: ignore[method-assign]
 
 
 def _handed_on(input: torch.Tensor) -> torch.Tensor:
+    return input
+
+
+def _checked(norm: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
+    norm._check_input_dim(input)  # type: ignore[no-untyped-call]
+    tensors = (t for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var) if t is not None)
+    if any(tuple(t.shape) != (input.shape[1],) for t in tensors):
+        raise ValueError(f"a {type(norm).__name__} of {norm.num_features} channels gets {input.shape[1]}")
     return input

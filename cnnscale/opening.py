@@ -9,7 +9,7 @@ submodule at a time and tracing which change makes the input reach a sum.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +21,7 @@ from .analysis import Analysis
 from .derivation import Derived
 from .errors import CnnScaleError
 from .inference import infer
+from .kernels import KernelRules, follow_kernels, kernel_rules
 from .ops import replaced
 from .scales import follow_contractions
 from .shapes import Context
@@ -28,10 +29,10 @@ from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import resize, write_attribute, write_literal
 from .symbolic import Values
-from .tracing import Trace, caller, meta_copy, trace
+from .tracing import BATCH, Trace, caller, meta_copy, trace
 from .widths import groups
 
-__all__ = ["Opening", "donor_for", "openings", "residual_flags"]
+__all__ = ["Opening", "donor_for", "keeps_shape", "openings", "residual_flags", "resize_ends", "unstride"]
 
 _SMALL = 8  # numbers up to this one are strides, kernels, heads
 Rules: TypeAlias = Mapping[str, Derived | None]
@@ -52,11 +53,12 @@ def openings(analysis: Analysis) -> list[Opening]:
     sites = [stage.site for stage in analysis.stages]
     keeping = [b for site in sites for b in site.blocks if b.keeps_shape]
     rules = {path: group.derived for group in groups(analysis, divisor=8) for path in group.layers}
+    kernels = kernel_rules(analysis.ctx)
     blocks = [site.template for site in sites if not site.can_repeat]
     return [
         Opening(block, obstacle="its single block writes the network's output")
         if _is_head(analysis, block)
-        else _open(analysis, block, keeping, rules)
+        else _open(analysis, block, keeping, rules, kernels)
         for block in blocks
     ]
 
@@ -80,13 +82,13 @@ def _names(module: nn.Module) -> set[str]:
     return {*vars(module), *module._modules}
 
 
-def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules) -> Opening:
+def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rules, kernels: KernelRules) -> Opening:
     root = analysis.trace.module
     modules = [meta_copy(root.get_submodule(path)) for path in block.modules]
     whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
-    _unstride(whole)
+    unstride(whole)
     try:
-        _widen_input(block, whole, rules)
+        _widen_input(block, whole, rules, kernels)
     except CnnScaleError as error:
         return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
     best = _best(_variants(whole, donor_for(block, root, keeping)), shape(block.output)[1:])
@@ -96,18 +98,19 @@ def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rul
 
 
 def _best(variants: Iterable[nn.Module], size: tuple[int, ...]) -> nn.Module | None:
-    """The first variant whose input reaches a sum; where none does, the first that keeps the shape."""
+    """Of the variants that keep the shape and train, the first whose input reaches a sum, or else the first."""
     fitting = None
     for variant in variants:
-        reaches = _keeps_shape(variant, size)
+        reaches = keeps_shape(variant, size)
+        if reaches is None or (fitting is not None and not reaches) or not _trains(variant, size):
+            continue
         if reaches:
             return variant
-        if reaches is not None and fitting is None:
-            fitting = variant
+        fitting = variant
     return fitting
 
 
-def _unstride(module: nn.Module) -> None:
+def unstride(module: nn.Module) -> None:
     """Stride 1 in every convolution; a pooling that only strides becomes an identity."""
     for child in module.modules():
         stride = getattr(child, "stride", None)
@@ -119,35 +122,56 @@ def _unstride(module: nn.Module) -> None:
                 child.kernel_size, child.padding = 1, 0
 
 
-def _widen_input(block: Block, module: nn.Module, rules: Rules) -> None:
+def _widen_input(block: Block, module: nn.Module, rules: Rules, kernels: KernelRules) -> None:
     """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
     before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
-    inner = trace(module, before)
-    local = Context(module)
-    channels = local.equations.atom("in", before[0], is_width=True)
-    values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, channels)}, free=True)
-    output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
-    if not isinstance(output, fx.Node):
-        raise CnnScaleError("alone, it has several outputs")
-    follow_contractions(local)
-    result = values[output]
-    numbers: Values = {}
-    for poly in (channels, result.shape[1]):
-        single = local.equations.resolve(poly).single()
-        if single is not None:
-            numbers[single[1]] = after // single[0]
-    for path, poly in local.producers.items():
-        single = local.equations.resolve(poly).single()
-        rule = rules.get(_full_path(block, path))
-        if single is None or single[1] in numbers or rule is None:
-            continue
-        base = after if rule.base != "own input" else local.equations.resolve(local.inputs[path]).at(numbers)
-        numbers[single[1]] = max(1, rule.width(base) // single[0])
-    _apply(module, local, numbers)
+
+    def inner(path: str) -> Derived | None:
+        return rules.get(_full_path(block, path))
+
+    local = resize_ends(module, before, after, inner, kernels)
     for name, value in vars(module).items():  # the block's own number of input channels, which only the copy may read
         unread = not any(place[:2] == ("", name) for place in local.read)
         if type(value) is int and value == before[0] > _SMALL and unread:
             setattr(module, name, after)
+
+
+def resize_ends(
+    module: nn.Module,
+    size: Sequence[int],
+    channels: int,
+    rule: Callable[[str], Derived | None] = lambda path: None,
+    kernels: KernelRules | None = None,
+) -> Context:
+    """Give ``module``, which runs on inputs of ``size``, so many input and output channels, and derive its inner widths
+    by the ``rule`` for each layer's path; those without one stay. Returns what was found out about the module.
+
+    Raises:
+        CnnScaleError: alone, the module cannot be read, has several outputs, or a width would fall below 1.
+    """
+    inner = trace(module, tuple(size))
+    local = Context(module)
+    first = local.equations.atom("in", size[0], is_width=True)
+    values = infer(local, inner, {inner.nodes[0].name: lambda x: replaced(x, 1, first)}, free=True)
+    output = next(n for n in reversed(inner.nodes) if n.op == "output").args[0]
+    if not isinstance(output, fx.Node):
+        raise CnnScaleError("alone, it has several outputs")
+    follow_contractions(local)
+    follow_kernels(local, kernels or {})
+    result = values[output]
+    numbers: Values = {}
+    for poly in (first, result.shape[1]):
+        single = local.equations.resolve(poly).single()
+        if single is not None:
+            numbers[single[1]] = channels // single[0]
+    for path, poly in local.producers.items():
+        single, derived = local.equations.resolve(poly).single(), rule(path)
+        if single is None or single[1] in numbers or derived is None:
+            continue
+        base = channels if derived.base != "own input" else local.equations.resolve(local.inputs[path]).at(numbers)
+        numbers[single[1]] = max(1, derived.width(base) // single[0])
+    _apply(module, local, numbers)
+    return local
 
 
 def _full_path(block: Block, path: str) -> str:
@@ -178,19 +202,21 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
     """Candidates in order of trust: with the donor's flags and nothing that it lacks gone, one child, or all of them;
-    as it is; one plain attribute flipped; one child gone."""
+    as it is; one plain attribute flipped; one child gone. A single layer stays as it is."""
     if donor is not None:
         absent = _absent(module, donor)
         for gone in ([], *([name] for name in absent if len(absent) > 1), absent):
             yield _like(module, donor, gone)
     yield module
+    if _layers(module) == 1:
+        return
     for name, value in vars(module).items():
         if isinstance(value, bool) and name != "training":
             variant = copy.deepcopy(module)
             setattr(variant, name, not value)
             yield variant
     for name, child in module.named_children():
-        if _layers(child) * 2 > _layers(module):
+        if _weights(child) * 2 > _weights(module):  # that is no projection, but what the block is there for
             continue
         for nothing in (None, nn.Identity()):
             variant = copy.deepcopy(module)
@@ -200,6 +226,10 @@ def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]
 
 def _layers(module: nn.Module) -> int:
     return sum(isinstance(m, (_ConvNd, nn.Linear)) for m in module.modules())
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _absent(module: nn.Module, donor: nn.Module) -> list[str]:
@@ -241,13 +271,13 @@ def residual_flags(module: nn.Module, donor: nn.Module, size: tuple[int, ...]) -
     variant = meta_copy(module)
     for name, value in flags.items():
         setattr(variant, name, value)
-    if not flags or not _keeps_shape(variant, size):
+    if not flags or not keeps_shape(variant, size):
         return {}
     sums = [sum(is_sum(node) for node in trace(net, size).nodes) for net in (meta_copy(module), variant)]
     return flags if sums[1] == sums[0] + 1 else {}
 
 
-def _keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
+def keeps_shape(module: nn.Module, size: tuple[int, ...]) -> bool | None:
     """None if the module does not map ``size`` to itself, or leaves a parameter unread; else whether its input reaches
     a sum unchanged."""
     try:
@@ -277,3 +307,14 @@ def _is_summed(traced: Trace, node: fx.Node) -> bool:
         )
         for user in node.users
     )
+
+
+def _trains(module: nn.Module, size: Sequence[int]) -> bool:
+    """Whether gradients can be computed: with an Identity in the place of a layer, a class that works in place may
+    overwrite what its other layers have read."""
+    image = torch.empty(BATCH, *size, device="meta", requires_grad=True)
+    try:
+        meta_copy(module).train()(image.clone()).sum().backward()
+    except Exception:  # user code may raise anything
+        return False
+    return True

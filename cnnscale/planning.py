@@ -15,13 +15,15 @@ from .coefficients import Coefficients, Multipliers
 from .costs import CostModel, side_values, sizes
 from .errors import ModelError, UsageError, WidthError
 from .fitting import Growth, Space, fit
+from .mixtures import rows
 from .patterns import compiled
 from .plans import Cost, Fixed, Options, Plan, Width
 from .plans import Stage as PlannedStage
 from .reading import fingerprint
-from .rounding import round_repeats, round_size
+from .rounding import round_repeats, round_size, share_repeats
+from .surgery import CONTAINERS
 from .symbolic import Atom, Poly, Values
-from .widths import Choice, Group, choose, groups, pinned_atoms
+from .widths import Choice, Group, check_pins, choose, groups, pinned_atoms
 
 __all__ = ["Planner", "Request"]
 
@@ -97,10 +99,12 @@ class Planner:
         return sizes(self.analysis, self.analysis.input_size, [stage.repeats for stage in self.analysis.stages])
 
     def stage_path(self, stage: Stage) -> str:
-        """The container's path, or the first block's where the container holds more than this stage."""
+        """The container's path, or the first block's where the container holds more than this stage, or is none."""
         first = stage.blocks[0]
         shared = [s for s in self.analysis.stages if s.blocks[0].parent == first.parent]
-        path = first.parent if first.parent and len(shared) == 1 and stage.site.kind != "stack" else first.path
+        whole = len(stage.blocks) > 1 or isinstance(self.analysis.trace.modules[first.parent], CONTAINERS)
+        alone = first.parent and len(shared) == 1 and stage.site.kind != "stack"
+        path = first.parent if alone and whole else first.path
         return self.analysis.baseline_path(path)
 
     def stage_paths(self, stage: Stage) -> set[str]:
@@ -108,12 +112,23 @@ class Planner:
         return {self.stage_path(stage), first, *([first.rpartition(".")[0]] if "." in first else [])}
 
     def repeats(self, depth: float) -> tuple[int, ...]:
-        return tuple(
-            stage.repeats
-            if i in self.held or depth == 1
-            else round_repeats(stage.repeats, depth, depth_rounding=self.options.depth_rounding)
-            for i, stage in enumerate(self.analysis.stages)
-        )
+        """New repeats of every stage; the stages of one row (:func:`cnnscale.mixtures.rows`) share theirs."""
+        repeats = [stage.repeats for stage in self.analysis.stages]
+        for row in self._rows if depth != 1 else ():
+            stages = [self.analysis.stages[i] for i in row]
+            blocks = [stage.repeats * stage.turn for stage in stages]
+            total = round_repeats(sum(blocks), depth, depth_rounding=self.options.depth_rounding)
+            for i, stage, share in zip(row, stages, share_repeats(blocks, total), strict=True):
+                repeats[i] = max(round(share / stage.turn), stage.least)
+        return tuple(repeats)
+
+    @cached_property
+    def _rows(self) -> list[list[int]]:
+        """The numbers of the stages whose repeats may change, row by row."""
+        stages = self.analysis.stages
+        numbers = {stage.site: i for i, stage in enumerate(stages)}
+        found = ([numbers[site] for site in row] for row in rows(self.analysis.trace, [s.site for s in stages]))
+        return [free for row in found if (free := [i for i in row if i not in self.held])]
 
     def sides(self, resolution: float) -> tuple[int, ...]:
         return self.fitting(tuple(round_size(side, resolution) for side in self._own_sides))
@@ -157,6 +172,7 @@ class Planner:
         self._check(values, input_size)
         choices = tuple(self._choices(multipliers.width, values))
         self._check_widths(values)
+        self._check_projections(values)
         cost = self.costs.cost(values, repeats)
         return Draft(multipliers, repeats, choices, input_size, values, cost)
 
@@ -183,6 +199,14 @@ class Planner:
                     "be left: other layers take what there is; scale the width less, or pin those"
                 )
 
+    def _check_projections(self, values: Values) -> None:
+        for projection in self.analysis.projections:
+            if self.analysis.gained(projection).at(values) == 0:
+                raise WidthError(
+                    f"{projection.block!r} stands between a pinned width and a widened one, which is rounded back to "
+                    "the same number; pin the block's layers as well, widen more, or take a smaller divisor"
+                )
+
     def plan(self, request: Request) -> Plan:
         """The plan for a request.
 
@@ -193,6 +217,8 @@ class Planner:
         if request.multipliers.width != 1 and not self.groups:
             why = next((f"{fixed.what}: {fixed.why}" for fixed in self._fixed()), "it has none")
             raise WidthError(f"no width of {type(self.analysis.baseline).__name__} can change, so none can grow: {why}")
+        if request.multipliers.width != 1:
+            check_pins(self.analysis, self.options.pin)
         request = replace(request, sides=self._given(request))
         draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
         return self._plan(request, draft)
@@ -287,15 +313,18 @@ class Planner:
         )
 
     def _stage(self, number: int, stage: Stage, draft: Draft) -> PlannedStage:
-        channels = self.analysis.channels(stage.site.template.output)
-        path = stage.site.template.path
+        output = stage.site.template.output
+        channels, sides = self.analysis.channels(output), self.analysis.sides(output)
+        modules = map(self.analysis.trace.module.get_submodule, stage.site.template.modules[: stage.turn])
         return PlannedStage(
             path=self.stage_path(stage),
-            block=type(self.analysis.trace.module.get_submodule(path)).__name__,
+            block=" + ".join(type(module).__name__ for module in modules),
             repeats=stage.repeats,
             new_repeats=draft.repeats[number],
             width=channels.at(dict(self._baseline_values)) if channels is not None else 0,
             new_width=channels.at(draft.values) if channels is not None else 0,
+            sides=tuple(side.at(dict(self._baseline_values)) for side in sides),
+            new_sides=tuple(side.at(draft.values) for side in sides),
             note=self.held.get(number, ""),
         )
 

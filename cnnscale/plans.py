@@ -49,6 +49,9 @@ class Stage(_Record):
     width: int
     """Output channels of the stage in the baseline."""
     new_width: int
+    sides: tuple[int, ...] = ()
+    """Height and width of the stage's output in the baseline, in pixels; empty where it is no image."""
+    new_sides: tuple[int, ...] = ()
     note: str = ""
     """Why the repeats stayed, where they did."""
 

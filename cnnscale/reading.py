@@ -8,7 +8,8 @@ is. A plan that does not need such a copy drops it again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -18,18 +19,23 @@ from .analysis import Analysis, Stage
 from .concatenation import Concatenation, concatenations
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
+from .kernels import follow_kernels, kernel_rules
+from .mixtures import divided
 from .opening import Opening, openings
+from .projections import projections
 from .scales import follow_contractions
 from .shapes import Context, Product
-from .stages import Block, Site, find_stages
-from .surgery import CONTAINERS, Edit, Origin, edit_blocks
+from .stages import Block, Site, find_stages, is_gathered
+from .surgery import CONTAINERS, Edit, Origin, Projection, edit_blocks, project
 from .tracing import Trace, meta_copy, trace
 
 __all__ = ["analyse", "fingerprint"]
 
 
-def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
+def analyse(model: nn.Module, input_size: tuple[int, ...], pin: Sequence[str] = ()) -> Analysis:
     """Analyse ``model`` for inputs of ``input_size`` (C, H, W); the model is not touched.
+
+    Where layers pinned by ``pin`` meet others, blocks get the projection that their class has elsewhere.
 
     Raises:
         ModelError, TraceError, UnsupportedOpError: the model does not run, trace, or contains an unknown operation.
@@ -45,12 +51,33 @@ def analyse(model: nn.Module, input_size: tuple[int, ...]) -> Analysis:
             f"{type(model).__name__} has no convolution, so there is nothing that width, depth and resolution "
             "could scale together; cnnscale scales convolutional networks"
         )
-    traced = trace(meta_copy(model), input_size)
-    sites = find_stages(traced)
-    plain = _analysis(model, traced, sites)
-    if all(site.can_repeat for site in sites):
-        return plain
-    return _extended(model, plain, openings(plain))
+    analysis = _with_copies(_Base(model), input_size)
+    made = projections(analysis, pin) if pin else []
+    return _with_copies(_Base(model, tuple(made)), input_size) if made else analysis
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The baseline, and what blocks get because of pinned widths."""
+
+    model: nn.Module
+    projections: tuple[Projection, ...] = ()
+
+    def meta(self) -> nn.Module:
+        module = meta_copy(self.model)
+        project(module, self.projections)
+        return module
+
+    def sites(self, traced: Trace) -> list[Site]:
+        return divided(traced, find_stages(traced), [projection.path for projection in self.projections])
+
+
+def _with_copies(base: _Base, input_size: tuple[int, ...]) -> Analysis:
+    """The analysis with a copy behind the block of every stage that needs one."""
+    traced = trace(base.meta(), input_size)
+    sites = base.sites(traced)
+    plain = _analysis(base, traced, sites)
+    return plain if all(site.can_repeat for site in sites) else _extended(base, plain, openings(plain))
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -58,46 +85,46 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers()
 
 
-def _extended(baseline: nn.Module, plain: Analysis, made: list[Opening]) -> Analysis:
+def _extended(base: _Base, plain: Analysis, made: list[Opening]) -> Analysis:
     """The analysis with the openings put in, as far as the model's forward takes them: where not all of them work
     together, each is tried on its own."""
     obstacles = {o.block.path: o.obstacle for o in made}
     usable = [o for o in made if o.modules]
-    analysis = _with_openings(baseline, plain, usable, obstacles)
+    analysis = _with_openings(base, plain, usable, obstacles)
     if analysis is None:
-        fitting = [o for o in usable if _with_openings(baseline, plain, [o], obstacles) is not None]
+        fitting = [o for o in usable if _with_openings(base, plain, [o], obstacles) is not None]
         obstacles |= {o.block.path: _MISFIT for o in usable if o not in fitting}
-        analysis = _with_openings(baseline, plain, fitting, obstacles)
+        analysis = _with_openings(base, plain, fitting, obstacles)
     return plain if analysis is None else analysis
 
 
 _MISFIT = "a copy of its single block does not fit behind it"
 
 
-def _with_openings(
-    baseline: nn.Module, plain: Analysis, made: list[Opening], obstacles: dict[str, str]
-) -> Analysis | None:
+def _with_openings(base: _Base, plain: Analysis, made: list[Opening], obstacles: dict[str, str]) -> Analysis | None:
     """None where the model does not run with these openings, or does not chain each behind its block."""
-    module, origins = _opened(baseline, made)
+    module, origins = _opened(base, made)
     try:
         traced = trace(module, plain.input_size)
     except CnnScaleError:
         return None
-    sites = find_stages(traced)
+    sites = base.sites(traced)
     added = {path for path, origin in origins.items() if origin.copy and origin.path in {o.block.path for o in made}}
-    if not added <= {site.template.path for site in sites}:
+    if not added <= {path for site in sites for path in site.template.modules}:
         return None
-    return _analysis(baseline, traced, sites, origins, obstacles)
+    if any(added.issuperset(path for block in site.blocks for path in block.modules) for site in sites):
+        return None  # a copy that is a stage of its own repeats nothing
+    return _analysis(base, traced, sites, origins, obstacles)
 
 
-def _opened(baseline: nn.Module, made: list[Opening]) -> tuple[nn.Module, dict[str, Origin]]:
-    module = meta_copy(baseline)
+def _opened(base: _Base, made: list[Opening]) -> tuple[nn.Module, dict[str, Origin]]:
+    module = base.meta()
     edits = [Edit(o.block, (tuple(map(meta_copy, o.modules)),)) for o in made]
     return module, edit_blocks(module, edits)
 
 
 def _analysis(
-    baseline: nn.Module,
+    base: _Base,
     traced: Trace,
     sites: list[Site],
     origins: dict[str, Origin] | None = None,
@@ -114,10 +141,11 @@ def _analysis(
     _walk_train_mode(ctx, traced, overrides)
     origins, obstacles = origins or {}, obstacles or {}
     stages = tuple(_stage(traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
-    analysis = Analysis(baseline, traced, ctx, stages, origins, values, traced.input_size)
+    analysis = Analysis(base.model, traced, ctx, stages, origins, values, traced.input_size, base.projections)
     for site in sites:
         _tie_ends(analysis, site)
     follow_contractions(ctx)
+    follow_kernels(ctx, kernel_rules(ctx))
     analysis.eval_products = tuple(
         Product(p.kind, p.node, tuple(map(ctx.equations.resolve, p.factors))) for p in products
     )
@@ -136,7 +164,8 @@ def _stage(
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
     elif _takes_more(traced, site.template):
         obstacle = "its blocks are called one by one, with more than their input"
-    return Stage(site, len(site.blocks) - made, joined, obstacle)
+    least = len(site.blocks) - made if joined is None and is_gathered(site.blocks) else 1
+    return Stage(site, len(site.blocks) - made, joined, obstacle, least)
 
 
 def _takes_more(traced: Trace, block: Block) -> bool:

@@ -32,10 +32,12 @@ from .stages import Block, called_blocks, is_sum, shape
 from .surgery import (
     Edit,
     Origin,
+    Projection,
     Undo,
     copies_of,
     edit_blocks,
     forget_cached,
+    project,
     resize,
     set_attribute,
     split_path,
@@ -82,8 +84,9 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     paths = {origin: path for path, origin in origins.items()}
     expected = rewritten_graph(target, paths)
     mismatch, notes = _written_back(module, target, expected, origins)
+    known = {path: _known(origin, analysis.projections) for path, origin in origins.items()}
     if not mismatch:
-        return Rebuilt(module, "module", origins, notes=tuple(notes))
+        return Rebuilt(module, "module", known, notes=tuple(notes))
     _same_in_training(model, target, mismatch)
     graph_module = _graph_module(meta_copy(module), expected.graph)
     problem = _difference(graph_module, target, expected, paths)
@@ -92,7 +95,12 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
             f"the scaled {type(model).__name__} is not what was planned: {problem}; "
             f"its own class differs too: {mismatch}"
         )
-    return Rebuilt(graph_module, "graph", origins, mismatch)
+    return Rebuilt(graph_module, "graph", known, mismatch)
+
+
+def _known(origin: Origin, projections: Sequence[Projection]) -> Origin:
+    """The origin in the baseline, which has no projections."""
+    return next((p.origin(origin) for p in projections if p.holds(origin.path)), origin)
 
 
 @dataclass(frozen=True)
@@ -306,6 +314,7 @@ def edited_module(model: nn.Module, target: Target) -> tuple[nn.Module, dict[str
     """A meta copy of ``model`` with blocks repeated, tensors resized and the attributes of torch's layers updated."""
     root = meta_copy(model, hooks=True)
     forget_cached(root)
+    project(root, target.analysis.projections)
     origins = edit_blocks(root, list(_edits(root, target)))
     _resize(root, origins, target)
     redraw_schedules(target.analysis.baseline, root)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import TypeAlias
 
 from .analysis import COPY, Analysis
 from .derivation import Base, Derived, Member, derive, parse
 from .errors import UsageError
 from .patterns import compiled
-from .stages import Block
+from .stages import Block, class_name
 from .symbolic import Atom, Poly
 
 __all__ = ["Layers", "Rules", "found_rules", "told_rules"]
@@ -36,20 +37,21 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
     rules: Rules = {}
     roles: Roles = defaultdict(list)
     order = {node.target: i for i, node in enumerate(analysis.trace.nodes) if node.op == "call_module"}
+    transitions = _transitions(analysis, layers)
     for atom, own in layers.items():
         path, unit = min(own, key=lambda item: position[item[0]])
         inputs = resolve(analysis.ctx.inputs[path])
         width = unit * atom.hint
-        if _counts_blocks(analysis, inputs) and inputs.hint % width == 0 and atom not in set(inputs.atoms()):
+        if transitions.get(path) and atom not in set(inputs.atoms()):
             rules[atom] = Derived("own input", over=inputs.hint // width), inputs
             continue
         if atom in trunk:
             continue
         block = _enclosing(blocks, path)
         if block is not None:
-            bases = _other(_bases(analysis, block, inputs), atom)
+            bases = _other(analysis, _bases(analysis, block, inputs), atom)
             member = Member(width, {name: poly.hint for name, poly in bases.items()})
-            roles[block.cls, path[len(block.path) + 1 :]].append((atom, member, bases, path))
+            roles[_role(analysis, blocks, path)].append((atom, member, bases, path))
         elif (
             last
             and order.get(path, -1) >= last
@@ -62,9 +64,9 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
     for atom, place in parts.items():
         block = _enclosing(blocks, place)
         if block is not None and atom not in trunk:
-            bases = _other(_trunk_bases(analysis, block), atom)
+            bases = _other(analysis, _trunk_bases(analysis, block), atom)
             member = Member(atom.hint, {name: poly.hint for name, poly in bases.items()})
-            roles[block.cls, place[len(block.path) + 1 :]].append((atom, member, bases, place))
+            roles[_role(analysis, blocks, place)].append((atom, member, bases, place))
     for role in _fitted(roles, divisor):
         rules.update(role)
     return rules
@@ -107,17 +109,46 @@ def _block_paths(analysis: Analysis) -> dict[str, Block]:
     return {path: block for _, _, block in analysis.blocks() for path in block.modules}
 
 
-def _counts_blocks(analysis: Analysis, poly: Poly) -> bool:
-    extras = {s.concatenation.extra for s in analysis.stages if s.concatenation is not None}
-    return any(atom in extras for atom in poly.atoms())
+def _transitions(analysis: Analysis, layers: Layers) -> dict[str, bool]:
+    """The layers that read added blocks -> whether all of that name, in modules of that class, hand on one exact
+    fraction of what they read."""
+    roles: dict[tuple[type, str], dict[str, Fraction]] = defaultdict(dict)
+    for atom, own in layers.items():
+        for path, unit in own:
+            inputs = analysis.ctx.equations.resolve(analysis.ctx.inputs[path])
+            if _counts_blocks(analysis, inputs, behind=True):
+                parent, _, name = path.rpartition(".")
+                roles[type(analysis.trace.modules[parent]), name][path] = Fraction(inputs.hint, unit * atom.hint)
+    return {
+        path: len(set(parts.values())) == 1 and part.denominator == 1
+        for parts in roles.values()
+        for path, part in parts.items()
+    }
+
+
+def _counts_blocks(analysis: Analysis, poly: Poly, *, behind: bool = False) -> bool:
+    """Whether ``poly`` depends on how many blocks a stage has; only ``behind`` it, or for one of its copies too."""
+    joined = [s.concatenation for s in analysis.stages if s.concatenation is not None]
+    counts = {c.extra for c in joined} | (set() if behind else {c.copy for c in joined})
+    return any(atom in counts for atom in poly.atoms())
 
 
 def _enclosing(blocks: dict[str, Block], path: str) -> Block | None:
-    while path:
-        if path in blocks:
-            return blocks[path]
+    holder = _holder(blocks, path)
+    return blocks[holder] if holder else None
+
+
+def _holder(blocks: dict[str, Block], path: str) -> str:
+    """The module of a block which holds ``path``."""
+    while path and path not in blocks:
         path = path.rpartition(".")[0]
-    return None
+    return path
+
+
+def _role(analysis: Analysis, blocks: dict[str, Block], path: str) -> tuple[str, str]:
+    """(class of the block's module that holds ``path``, place in it)."""
+    holder = _holder(blocks, path)
+    return class_name(analysis.trace.modules[holder]), path[len(holder) + 1 :]
 
 
 def _bases(analysis: Analysis, block: Block | None, inputs: Poly) -> dict[Base, Poly]:
@@ -125,9 +156,14 @@ def _bases(analysis: Analysis, block: Block | None, inputs: Poly) -> dict[Base, 
     return own | (_trunk_bases(analysis, block) if block is not None else {})
 
 
-def _other(bases: dict[Base, Poly], atom: Atom) -> dict[Base, Poly]:
-    """The bases from which the width ``atom`` could follow: not those that it is part of, nor those that stay."""
-    return {name: poly for name, poly in bases.items() if poly.has_width and atom not in set(poly.atoms())}
+def _other(analysis: Analysis, bases: dict[Base, Poly], atom: Atom) -> dict[Base, Poly]:
+    """The bases from which the width ``atom`` could follow: not those that it is part of, nor those that stay, nor what
+    grows from block to block, which only transitions follow."""
+    return {
+        name: poly
+        for name, poly in bases.items()
+        if poly.has_width and atom not in set(poly.atoms()) and not _counts_blocks(analysis, poly)
+    }
 
 
 def _trunk_bases(analysis: Analysis, block: Block) -> dict[Base, Poly]:

@@ -7,11 +7,11 @@ The channel rule is EfficientNet's (tensorflow/tpu ``efficientnet_builder.round_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .errors import UsageError
 
-__all__ = ["DEPTH_ROUNDINGS", "round_channels", "round_repeats", "round_size"]
+__all__ = ["DEPTH_ROUNDINGS", "round_channels", "round_repeats", "round_size", "share_repeats"]
 
 _EPSILON = 1e-9  # 1.1 * 10 must not ceil to 12
 
@@ -45,6 +45,19 @@ def round_repeats(repeats: int, depth: float, *, depth_rounding: str = "ceil") -
         known = ", ".join(map(repr, DEPTH_ROUNDINGS))
         raise UsageError(f"depth_rounding must be one of {known}, got {depth_rounding!r}")
     return max(1, DEPTH_ROUNDINGS[depth_rounding](repeats * depth))
+
+
+def share_repeats(repeats: Sequence[int], total: int) -> list[int]:
+    """``total`` blocks for kinds that have ``repeats``: in proportion, from the last kind to the first, 1 at least.
+
+    No share falls when ``total`` rises. This is ``_scale_stage_depth`` of timm's ``_efficientnet_builder.py``.
+    """
+    left, shares = sum(repeats), []
+    for number in reversed(repeats):
+        shares.append(max(1, round(number * total / left)))
+        left -= number
+        total -= shares[-1]
+    return shares[::-1]
 
 
 def round_size(pixels: int, resolution: float) -> int:

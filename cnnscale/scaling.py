@@ -106,7 +106,7 @@ def scale(
         pin_depth,
         derive,
     )
-    analysis = _analysis(model, input_size)
+    analysis = _analysis(model, input_size, request)
     planner = Planner(analysis, request.options)
     made = planner.plan(request)
     result, record = _carry_out(model, analysis, planner, made, weights, seed)
@@ -150,7 +150,7 @@ def plan(
         pin_depth,
         derive,
     )
-    return Planner(_analysis(model, input_size), request.options).plan(request)
+    return Planner(_analysis(model, input_size, request), request.options).plan(request)
 
 
 def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int | None = None) -> nn.Module:
@@ -165,7 +165,7 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
             f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
             "make a new plan for this model"
         )
-    analysis = analyse(model, plan.baseline_size)
+    analysis = analyse(model, plan.baseline_size, _pinned_apart(plan))
     planner = Planner(analysis, plan.options)
     result, _ = _carry_out(model, analysis, planner, plan, weights, seed)
     return result
@@ -282,7 +282,7 @@ def _checked_weights(weights: str, seed: int | None) -> None:
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(model: nn.Module, input_size: tuple[int, ...] | None) -> Analysis:
+def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, request: Request) -> Analysis:
     if not isinstance(model, nn.Module):
         raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
     if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
@@ -290,7 +290,12 @@ def _analysis(model: nn.Module, input_size: tuple[int, ...] | None) -> Analysis:
     size = _own_input_size(model) if input_size is None else input_size
     if not _are_sides(size):
         raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(model, tuple(size))
+    return analyse(model, tuple(size), _pinned_apart(request))
+
+
+def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
+    """The pins that set widths apart from others: at width 1, none do."""
+    return asked.options.pin if asked.multipliers.width != 1 else ()
 
 
 def _own_input_size(model: nn.Module) -> tuple[int, ...]:

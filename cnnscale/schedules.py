@@ -28,6 +28,9 @@ def redraw_schedules(baseline: nn.Module, scaled: nn.Module) -> None:
 # --- rates ------------------------------------------------------------------------------------------------------------
 
 
+_DIGITS = 7  # decimals that a rate computed in float32 has
+
+
 def _redraw_rates(baseline: nn.Module, scaled: nn.Module) -> None:
     """Redraw rates that rise linearly from block to block (stochastic depth) over the new number of blocks.
 
@@ -40,11 +43,11 @@ def _redraw_rates(baseline: nn.Module, scaled: nn.Module) -> None:
         if len(values) < 2 or (len(values) < 3 and values[0]):
             continue
         step = (values[-1] - values[0]) / (len(values) - 1)
-        linear = all(abs(v - i * step) < 1e-9 for i, v in enumerate(values))
+        linear = all(abs(v - i * step) < 10**-_DIGITS for i, v in enumerate(values))
         after = _slots(scaled, cls, name)
         if step <= 0 or not linear or len(after) == len(values):
             continue
-        inclusive, exclusive = round(values[-1], 9), round(values[-1] + step, 9)
+        inclusive, exclusive = round(values[-1], _DIGITS), round(values[-1] + step, _DIGITS)
         shifted = len(repr(exclusive)) < len(repr(inclusive))
         peak, steps = (exclusive, len(after)) if shifted else (inclusive, max(1, len(after) - 1))
         pattern = next(slot.module for slot in reversed(slots) if isinstance(slot.module, cls))
@@ -68,14 +71,16 @@ class _Slot(NamedTuple):
 
 
 def _rated(root: nn.Module) -> Iterator[tuple[type[nn.Module], str]]:
-    """Classes of modules without parameters that hold a rate, and the rate's name."""
-    found = {
-        (type(module), name): None
-        for module in root.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, float) and 0 <= value < 1 and not list(module.parameters(recurse=False))
-    }
-    yield from found
+    """Classes of modules without parameters that hold a rate each, and the rate's name."""
+    values: dict[tuple[type[nn.Module], str], list[object]] = defaultdict(list)
+    for module in root.modules():
+        if not module._parameters:
+            for name, value in vars(module).items():
+                values[type(module), name].append(value)
+    for key, rates in values.items():
+        numbers = [r for r in rates if isinstance(r, (int, float)) and not isinstance(r, bool) and 0 <= r < 1]
+        if len(numbers) == len(rates) and any(isinstance(number, float) for number in numbers):
+            yield key
 
 
 def _slots(root: nn.Module, cls: type[nn.Module], name: str) -> list[_Slot]:
@@ -115,13 +120,15 @@ def _redraw_deviations(baseline: nn.Module, scaled: nn.Module) -> None:
 
 
 def _positive(root: nn.Module) -> Iterator[tuple[type[nn.Module], str]]:
-    """Classes of modules that hold a positive number, not the same in all of them; and that number's name."""
-    values: dict[tuple[type[nn.Module], str], set[float]] = defaultdict(set)
+    """Classes of modules that hold a positive float each, not the same in all of them; and that number's name."""
+    values: dict[tuple[type[nn.Module], str], list[object]] = defaultdict(list)
     for module in root.modules():
         for name, value in vars(module).items():
-            if isinstance(value, float) and value > 0:
-                values[type(module), name].add(value)
-    yield from (key for key, several in values.items() if len(several) > 2)
+            values[type(module), name].append(value)
+    for key, all_values in values.items():
+        numbers = {value for value in all_values if isinstance(value, float) and value > 0}
+        if len(numbers) > 2 and all(isinstance(value, float) and value > 0 for value in all_values):
+            yield key
 
 
 def _rows(root: nn.Module, cls: type[nn.Module], name: str) -> list[list[nn.Module]]:

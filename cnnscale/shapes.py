@@ -139,6 +139,8 @@ class Context:
     splits: list[Split] = field(default_factory=list)
     contractions: list[tuple[fx.Node, Poly]] = field(default_factory=list)
     """Products of two tensors: (node, the dimension that they are summed over)."""
+    reaches: dict[str, tuple[Poly, list[Poly]]] = field(default_factory=dict)
+    """Module path of each kernel that slides over channels -> how far it reaches, the channels of each call."""
     read: set[Place] = field(default_factory=set)
     """Attributes of the model's own modules that stand in arguments."""
     sums: list[tuple[fx.Node, Poly]] = field(default_factory=list)

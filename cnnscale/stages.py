@@ -21,19 +21,34 @@ import inspect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from .ops import operation_name
 from .tracing import Call, Trace, is_leaf
 
-__all__ = ["Block", "Site", "called_blocks", "find_stages", "is_cat", "is_sum", "shape"]
+__all__ = [
+    "Block",
+    "Site",
+    "called_blocks",
+    "class_name",
+    "find_stages",
+    "flags",
+    "is_cat",
+    "is_gathered",
+    "is_residual",
+    "is_sum",
+    "shape",
+]
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LINEAR = (_ConvNd, nn.Linear, _NormBase, nn.Identity, nn.ZeroPad2d)
 
 
 @dataclass(frozen=True)
@@ -63,11 +78,16 @@ class Block:
 
     @property
     def growth(self) -> int:
-        """Channels that the block appends to its own input, 0 if it does not."""
-        if len(self.inputs) != 1 or not is_cat(self.output) or self.inputs[0] not in self.output.all_input_nodes:
+        """Channels that the block appends to its own input, 0 if it does not; part of the input may be added to."""
+        if len(self.inputs) != 1 or not is_cat(self.output) or not any(map(self._is_own, self.output.all_input_nodes)):
             return 0
         before, after = shape(self.inputs[0]), shape(self.output)
         return after[1] - before[1] if len(before) == len(after) > 2 and before[2:] == after[2:] else 0
+
+    def _is_own(self, node: fx.Node) -> bool:
+        """Whether a node is the block's input, or a slice of it."""
+        own = self.inputs[0]
+        return node is own or (operation_name(node.target) == "getitem" and node.args[0] is own)
 
 
 @dataclass(frozen=True)
@@ -98,8 +118,9 @@ def find_stages(trace: Trace) -> list[Site]:
     runs = [run for siblings in _siblings(blocks).values() for run in _runs(trace, siblings)]
     runs.sort(key=lambda run: (run.blocks[0].path.count("."), run.blocks[0].start))
     candidates = [site for run in runs for site in _split(run)]
+    candidates = [_by_hand(trace, site) for site in candidates]
     several = [s for s in candidates if len(s.blocks) > 1]
-    chains = [s for s in several if s.template.layers > 1 or _is_residual(trace, s.template)]
+    chains = [s for s in several if s.template.layers > 1 or is_residual(trace, s.template)]
     alike = [s for s in several if s.template.layers == 1 and s.kind == "chain" and _alike(trace, s)]
     chains = _outside_known(candidates, chains)
     accepted = _innermost(chains)
@@ -149,7 +170,7 @@ def is_sum(node: fx.Node) -> bool:
     return operation_name(node.target) in ("add", "iadd")
 
 
-def _is_residual(trace: Trace, block: Block) -> bool:
+def is_residual(trace: Trace, block: Block) -> bool:
     """Whether the block adds something to its own input."""
     return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
 
@@ -166,6 +187,17 @@ def _chains(trace: Trace, block: Block) -> bool:
 def _is_gate(block: Block) -> bool:
     """Whether the block multiplies its own input by something (squeeze and excitation)."""
     return operation_name(block.output.target) in ("mul", "imul") and block.inputs[0] in block.output.args
+
+
+def _is_linear(trace: Trace, block: Block) -> bool:
+    """Whether the block is but a row of linear layers, and bends nothing: two of them are no deeper than one."""
+
+    def linear(node: fx.Node) -> bool:
+        layer = trace.modules[str(node.target)] if node.op == "call_module" else None
+        return isinstance(layer, _LINEAR) or operation_name(node.target) in ("conv1d", "conv2d", "conv3d", "pad")
+
+    nodes = [node for node in trace.nodes[block.start : block.stop] if node.op != "get_attr"]
+    return all(linear(node) and len(node.all_input_nodes) == 1 for node in nodes)
 
 
 def _has_residual(trace: Trace, block: Block) -> bool:
@@ -187,18 +219,18 @@ def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None
     layers = sum(_is_weighted(trace, n) for n in nodes)
-    cls = _class_name(trace.modules[modules[0]])
+    cls = class_name(trace.modules[modules[0]])
     return Block(modules, start, stop, inputs, output, cls, layers) if layers else None
 
 
-def _class_name(module: nn.Module) -> str:
+def class_name(module: nn.Module) -> str:
     """The module's class; of a wrapper, whose weights all lie in one child of the user's own class, the child's too."""
     name = type(module).__qualname__
     weighted = [child for child in module.children() if any(True for _ in child.parameters())]
     own = any(True for _ in module.parameters(recurse=False))
     if len(weighted) != 1 or own or is_leaf(weighted[0]) or type(weighted[0]) in _CONTAINERS:
         return name
-    return f"{name}[{_class_name(weighted[0])}]"
+    return f"{name}[{class_name(weighted[0])}]"
 
 
 def _is_weighted(trace: Trace, node: fx.Node) -> bool:
@@ -234,34 +266,57 @@ def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
 
 def _part(trace: Trace, one: Block, other: Block) -> bool:
     """Whether two blocks that keep their shapes are told to work differently (attend in windows, then in a grid)."""
-    return one.keeps_shape and other.keeps_shape and _flags(trace, one) != _flags(trace, other)
+    return one.keeps_shape and other.keeps_shape and flags(trace, one) != flags(trace, other)
 
 
-def _flags(trace: Trace, block: Block) -> dict[str, bool]:
+def flags(trace: Trace, block: Block) -> dict[str, bool]:
+    """The plain flags of a block's own module."""
     attributes = vars(trace.modules[block.path])
     return {k: v for k, v in attributes.items() if isinstance(v, bool) and k != "training"}
 
 
 def _split(run: Site) -> Iterator[Site]:
-    """A chain cut where a block changes the shape; a growing chain stays whole."""
+    """A chain cut where a block changes the shape; blocks that grow by one number stay together, behind the one that
+    opens their stage."""
     if run.kind == "dense":
         yield run
         return
-    growths = {block.growth for block in run.blocks}
-    if len(run.blocks) > 1 and len(growths) == 1 and growths != {0}:
-        yield Site(run.blocks, "growing")
-        return
+    parts = [(growth, tuple(blocks)) for growth, blocks in groupby(run.blocks, lambda block: block.growth)]
+    grows = [growth > 0 and len(blocks) > 1 for growth, blocks in parts]
+    for (_, blocks), growing, opens in zip(parts, grows, [*grows[1:], False], strict=True):
+        if growing:
+            yield Site(blocks, "growing")
+            continue
+        *sites, last = _cut(blocks)
+        yield from sites
+        if not opens or len(last.blocks) > 1:
+            yield last
+
+
+def _cut(blocks: tuple[Block, ...]) -> Iterator[Site]:
     start = 0
-    for i, block in enumerate(run.blocks):
+    for i, block in enumerate(blocks):
         if i and not block.keeps_shape:
-            yield _chain(run.blocks[start:i])
+            yield _chain(blocks[start:i])
             start = i
-    yield _chain(run.blocks[start:])
+    yield _chain(blocks[start:])
 
 
 def _chain(blocks: tuple[Block, ...]) -> Site:
+    return Site(blocks, "gathered" if is_gathered(blocks) else "chain")
+
+
+def is_gathered(blocks: Sequence[Block]) -> bool:
+    """Whether one concatenation reads several blocks, all of them."""
     gathers = [{user for user in block.output.users if is_cat(user)} for block in blocks]
-    return Site(blocks, "gathered" if len(blocks) > 1 and set.intersection(*gathers) else "chain")
+    return len(blocks) > 1 and bool(set.intersection(*gathers))
+
+
+def _by_hand(trace: Trace, site: Site) -> Site:
+    """Gathered blocks that are called one by one: nobody gathers more, so copies go between the last one and that."""
+    called = not isinstance(trace.modules[site.template.parent], _CONTAINERS)
+    large = site.template.layers > 1 or is_residual(trace, site.template)
+    return Site(site.blocks) if site.kind == "gathered" and called and large else site
 
 
 def is_cat(node: fx.Node) -> bool:
@@ -310,12 +365,13 @@ def _singles(
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
     A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
-    it is but a container of one block of a class of its own. Without a residual, layers that are alike are a stage too,
-    and what holds them is its wrapper.
+    it is but a container of one block of a class of its own, and adds nothing to its input. Without a residual, layers
+    that are alike are a stage too, and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
-    singles = [s for s in candidates if len(s.blocks) == 1 and s.template.layers > 1 and s.kind == "chain"]
-    residual = [s for s in singles if _is_residual(trace, s.template)]
+    alone = [s for s in candidates if len(s.blocks) == 1 and s.kind == "chain"]
+    singles = [s for s in alone if s.template.layers > 1]
+    residual = [s for s in singles if is_residual(trace, s.template)]
     often = Counter(s.template.cls for s in residual)
     holders = {path for path, _ in _held([*chains, *(s for s in residual if often[s.template.cls] > 1)])}
     wrappers = {(path, b.layers) for path, b in _held(candidates) if b.cls != "Sequential"}
@@ -323,13 +379,16 @@ def _singles(
         s
         for s in singles
         if (s.template.path not in holders or s.template.cls in known)
-        and (s.template.path, s.template.layers) not in wrappers
+        and ((s.template.path, s.template.layers) not in wrappers or s in residual)
     ]
     stacks = {path for path, _ in _held(alike)}
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
+    lone = [s for s in lone if not _is_linear(trace, s.template)]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
-    return _outermost(s for s in lone if s.template.cls in known | twice or _is_listed(trace, s.template, accepted))
+    layers = [s for s in alone if s.template.layers == 1 and not is_leaf(trace.modules[s.template.path])]
+    listed = [s for s in [*lone, *_outside(layers, accepted)] if _is_listed(trace, s.template, accepted)]
+    return _outermost([*(s for s in lone if s.template.cls in known | twice), *listed])
 
 
 def _is_listed(trace: Trace, block: Block, accepted: list[Site]) -> bool:

@@ -23,11 +23,13 @@ __all__ = [
     "CONTAINERS",
     "Edit",
     "Origin",
+    "Projection",
     "Undo",
     "copies_of",
     "edit_blocks",
     "forget_cached",
     "new_tensor",
+    "project",
     "resize",
     "set_attribute",
     "split_path",
@@ -52,6 +54,41 @@ class Edit:
     block: Block
     copies: tuple[tuple[nn.Module, ...], ...] = ()
     drop: bool = False
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Give the block at ``block`` the child ``name``, made after the baseline's module ``donor``."""
+
+    block: str
+    name: str
+    module: nn.Module
+    donor: str
+    order: tuple[str, ...]
+    """The children of the donor's block in their order."""
+
+    @property
+    def path(self) -> str:
+        return f"{self.block}.{self.name}".lstrip(".")
+
+    def holds(self, path: str) -> bool:
+        """Whether the module at ``path`` belongs to the new child."""
+        return f"{path}.".startswith(f"{self.path}.")
+
+    def origin(self, origin: Origin) -> Origin:
+        """``origin``, or for a module of the new child the one in the baseline that it was made after."""
+        return Origin(self.donor + origin.path[len(self.path) :], 1) if self.holds(origin.path) else origin
+
+
+def project(root: nn.Module, projections: Iterable[Projection]) -> None:
+    """Carry out ``projections``; each new child stands where the donor's author has it."""
+    for made in projections:
+        block = root.get_submodule(made.block)
+        setattr(block, made.name, meta_copy(made.module))
+        names = [n for n in made.order if n in block._modules] + [n for n in block._modules if n not in made.order]
+        children = {name: block._modules[name] for name in names}
+        block._modules.clear()
+        block._modules.update(children)
 
 
 def split_path(path: str) -> tuple[str, str]:

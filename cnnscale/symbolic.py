@@ -21,7 +21,13 @@ def ceil_pool(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     return out - 1 if (out - 1) * stride >= size + padding else out
 
 
+def channel_reach(channels: int, gamma: float, beta: float) -> int:
+    """How far a kernel over channels reaches to either side, 1 at least: half of ``|(log2(C) + beta) / gamma|_odd``."""
+    return max(1, int(abs(math.log2(channels) + beta) / gamma) // 2)
+
+
 FUNCTIONS: dict[str, Callable[..., int]] = {
+    "channel_reach": channel_reach,
     "floordiv": lambda size, divisor: size // divisor,
     "ceildiv": lambda size, divisor: -(-size // divisor),
     "ceil_pool": ceil_pool,
@@ -201,7 +207,9 @@ def _value(atom: Atom, values: Values) -> int:
     if atom.call is None:
         return atom.hint
     name, argument, parameters = atom.call
-    value = values[atom] = FUNCTIONS[name](argument.at(values), *parameters)
+    value = FUNCTIONS[name](argument.at(values), *parameters)
+    if not argument.has_width:  # which copies of a block may have other values of
+        values[atom] = value
     return value
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import thop
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from .errors import ModelError
 from .measuring import run_once
-from .plans import Cost, Plan
+from .plans import Plan
 from .records import Verification
 
 __all__ = ["check"]
-
-_THOP_ZERO = thop.vision.basic_hooks.zero_ops
 
 
 def check(baseline: nn.Module, scaled: nn.Module, plan: Plan, *, changed: float, tolerance: float) -> Verification:
@@ -25,41 +21,26 @@ def check(baseline: nn.Module, scaled: nn.Module, plan: Plan, *, changed: float,
     Raises:
         ModelError: a network does not run, or the scaled one's outputs differ in shape from the baseline's.
     """
-    before, outputs_before, thop_before = _measured(baseline, plan.baseline_size)
-    after, outputs_after, thop_after = _measured(scaled, plan.input_size)
-    if _classes(outputs_before) != _classes(outputs_after):
-        raise ModelError(f"the scaled model returns {outputs_after} where the baseline returns {outputs_before}")
-    thop_growth = thop_after / thop_before if thop_before and thop_after else None
+    before, after = run_once(baseline, plan.baseline_size), run_once(scaled, plan.input_size)
+    shapes_before, shapes_after = _shapes(before.outputs), _shapes(after.outputs)
+    if _classes(shapes_before) != _classes(shapes_after):
+        raise ModelError(f"the scaled model returns {shapes_after} where the baseline returns {shapes_before}")
+    growth = after.cost.macs / before.cost.macs
+    thop_growth = after.thop_macs / before.thop_macs if before.thop_macs else None
     return Verification(
-        baseline=before,
-        scaled=after,
+        baseline=before.cost,
+        scaled=after.cost,
         planned=plan.after,
         target_growth=plan.target_growth,
         formula_growth=plan.formula_growth,
         tolerance=tolerance,
         thop_growth=thop_growth,
         changed=changed,
-        notes=tuple(_notes(plan, after.macs / before.macs, thop_growth, before.macs, thop_before)),
+        notes=tuple(_notes(plan, growth, thop_growth, before.cost.macs, before.thop_macs)),
     )
 
 
-def _measured(model: nn.Module, size: tuple[int, ...]) -> tuple[Cost, Any, int | None]:
-    """(cost, shapes of the outputs, MACs of the convolution and linear modules as thop counts them)."""
-    counted: list[float] = []
-
-    def profiled(module: nn.Module, image: torch.Tensor) -> None:
-        leaves = [m for m in module.modules() if not list(m.children())]
-        silent = {type(m): _THOP_ZERO for m in leaves if not isinstance(m, (_ConvNd, nn.Linear))}
-        counted.append(thop.profile(module, (image,), custom_ops=silent, verbose=False)[0])
-
-    try:
-        cost, outputs = run_once(model, size, profiled)
-    except ModelError:  # without the second opinion: if the model itself fails, this says so
-        cost, outputs = run_once(model, size)
-    return cost, _shapes(outputs), int(counted[0]) if counted else None
-
-
-def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop_count: int | None) -> list[str]:
+def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop_count: int) -> list[str]:
     notes = []
     formula = plan.formula_growth
     if abs(growth / formula - 1) > 0.05:
@@ -72,9 +53,7 @@ def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop
             reasons.append("the fit aims at 2^phi, not at the formula")
         reasons.append("layers outside the stages do not repeat, and depthwise layers grow with width, not its square")
         notes.append(f"growth {growth:.3f} is not the formula's {formula:.3f}: " + "; ".join(reasons))
-    if thop_count is None:
-        notes.append("thop cannot run this model, so its count is missing")
-    elif thop_count != macs:
+    if thop_count != macs:
         share = 1 - thop_count / macs
         notes.append(
             f"thop sees {1 - share:.1%} of the baseline's MACs: it counts modules only, not functional "

@@ -25,7 +25,7 @@ from .shapes import Split
 from .symbolic import Atom, Poly, Values
 from .tracing import caller
 
-__all__ = ["Choice", "Group", "choose", "groups", "pinned_atoms"]
+__all__ = ["Choice", "Group", "check_pins", "choose", "groups", "meeting", "pinned_atoms", "pinned_layers"]
 
 
 @dataclass(frozen=True)
@@ -148,34 +148,57 @@ def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]
 
     Raises:
         UsageError: a pattern is no regular expression, or matches no layer.
-        WidthError: a pinned layer shares its width with one that is not pinned.
     """
-    resolve = analysis.ctx.equations.resolve
-    producers = {path: resolve(poly) for path, poly in analysis.ctx.producers.items()}
+    atoms: dict[Atom, str] = {}
+    for path, pattern in pinned_layers(analysis, patterns).items():
+        width = analysis.ctx.equations.resolve(analysis.ctx.producers[path])
+        atoms.update(dict.fromkeys((a for a in width.atoms() if a.is_width), pattern))
+    return atoms
+
+
+def pinned_layers(analysis: Analysis, patterns: Sequence[str]) -> dict[str, str]:
+    """Layers whose output width ``pin`` keeps: path -> pattern.
+
+    Raises:
+        UsageError: a pattern is no regular expression, or matches no layer.
+    """
     pinned: dict[str, str] = {}
     for pattern in patterns:
-        search = compiled(pattern, "pin")
+        search, producers = compiled(pattern, "pin"), analysis.ctx.producers
         matches = [p for p in producers if search(analysis.baseline_path(p)) or search(analysis.plain_path(p))]
         if not matches:
             example = next(iter(producers))
             raise UsageError(f"pin={pattern!r} matches no convolution or linear layer; paths look like {example!r}")
         pinned.update(dict.fromkeys(matches, pattern))
-    atoms: dict[Atom, str] = {}
-    for path, pattern in pinned.items():
-        _check_pin(analysis, path, pinned, producers)
-        atoms.update(dict.fromkeys((a for a in producers[path].atoms() if a.is_width), pattern))
-    return atoms
+    return pinned
 
 
-def _check_pin(analysis: Analysis, path: str, pinned: dict[str, str], producers: dict[str, Poly]) -> None:
-    """A gate's width follows a pinned one; a layer that is added to a pinned one has a will of its own."""
-    poly = producers[path]
-    meeting = next((node for node, dim in analysis.ctx.sums if analysis.ctx.equations.resolve(dim) == poly), None)
-    other = next((p for p, width in producers.items() if p not in pinned and width == poly), None)
-    if meeting is None or other is None or not poly.has_width:
+def meeting(analysis: Analysis, path: str, pinned: Mapping[str, str]) -> tuple[fx.Node, str] | None:
+    """(sum, layer) where a pinned layer is added to one with a will of its own: a gate has none, nor has a projection
+    that is there because of the pin."""
+    resolve = analysis.ctx.equations.resolve
+    width = resolve(analysis.ctx.producers[path])
+    node = next((node for node, dim in analysis.ctx.sums if resolve(dim) == width), None)
+    free = (p for p in analysis.ctx.producers if p not in pinned and not any(q.holds(p) for q in analysis.projections))
+    other = next((p for p in free if resolve(analysis.ctx.producers[p]) == width), None)
+    return None if node is None or other is None or not width.has_width else (node, other)
+
+
+def check_pins(analysis: Analysis, patterns: Sequence[str]) -> None:
+    """Nothing that is to be widened shares its width with a pinned layer.
+
+    Raises:
+        WidthError: something does.
+    """
+    pinned = pinned_layers(analysis, patterns)
+    path, met = next(((p, m) for p in pinned if (m := meeting(analysis, p, pinned)) is not None), ("", None))
+    if met is None:
         return
+    node, other = met
     one, two = analysis.baseline_path(path), analysis.baseline_path(other)
+    channels = analysis.ctx.producers[path].hint
     raise WidthError(
-        f"{one!r} is pinned at {poly.hint} channels but shares its width with {two!r}, which is to be widened: they "
-        f"meet at the sum {meeting.name!r} and no projection lies between them; pin {two!r} as well, or pin neither"
+        f"{one!r} is pinned at {channels} channels but shares its width with {two!r}, which is to be widened: they "
+        f"meet at the sum {node.name!r}, and no block between them is of a class that shows a projection; pin {two!r} "
+        "as well, or pin neither"
     )

@@ -232,6 +232,13 @@ def bad_gradients(model: nn.Module) -> list[str]:
     ]
 
 
+def changed_numbers(baseline: nn.Module, scaled: nn.Module) -> float:
+    """At least this part of the numbers in weights of 2 or more dimensions is in tensors that changed or were added."""
+    before, after = (Counter(p.shape for p in net.parameters() if p.ndim >= 2) for net in (baseline, scaled))
+    kept = sum(shape.numel() * times for shape, times in (before & after).items())
+    return 1 - kept / sum(shape.numel() * times for shape, times in after.items())
+
+
 def changed_bounds(baseline: nn.Module, scaled: nn.Module) -> tuple[float, float]:
     """Bounds of the part of the weights (2 or more dimensions) that changed shape or belong to a copy.
 

@@ -103,3 +103,43 @@ def test_the_result_computes_what_its_author_would_have_written():
     written.load_state_dict(scaled.state_dict())
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(scaled(x), written.eval()(x))
+
+
+class Drop(nn.Module):
+    """Stochastic depth that may rest."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        return F.dropout(x, self.rate, self.training)
+
+
+class Rated(nn.Module):
+    """A residual block, with a rate of its own beside that of its drop."""
+
+    def __init__(self, width, rate, other):
+        super().__init__()
+        self.other = other
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+        self.drop = Drop(rate) if rate else nn.Identity()
+
+    def forward(self, x):
+        return x + self.drop(self.conv2(self.conv1(x).relu()))
+
+
+def rated(rates, others):
+    blocks = [Rated(8, rate, other) for rate, other in zip(rates, others, strict=True)]
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(*blocks), *head)
+
+
+@pytest.mark.parametrize("others", [[0.0, 0.3, 0.1, 0.2], [None, 0.1, 0.2, 0.3], [1.0, 2.0, 3.0, [4.0]]], ids=str)
+def test_rates_of_single_precision_are_linear_too(others):
+    """As ``torch.linspace`` gives them; numbers beside them that are no deviations are left alone."""
+    rates = torch.linspace(0, 0.2, 4).tolist()
+    assert rates != [0.2 * i / 3 for i in range(4)]
+    scaled = cnnscale.scale(rated(rates, others), depth=2, input_size=(3, 16, 16))
+    assert numbers(scaled, "rate") == pytest.approx(torch.linspace(0, 0.2, 8).tolist()[1:])
+    assert numbers(scaled, "other") == [*others, *[others[-1]] * 4]

@@ -106,3 +106,115 @@ def test_the_copy_knows_its_own_number_of_input_channels():
     scaled = cnnscale.scale(model, 1)
     assert type(scaled) is type(model)
     assert all(block.in_channels <= block.out_channels for block in scaled.features[:-1] if block.use_shortcut)
+
+
+class DualPath(nn.Module):
+    """Adds to the first channels of its input, and appends to all of them; an opening block projects first."""
+
+    def __init__(self, inputs, width, more, stride):
+        super().__init__()
+        self.width = width
+        self.project = nn.Conv2d(inputs, width + 2 * more, 1, stride) if stride > 1 else None
+        self.reduce = nn.Conv2d(inputs, 8, 1)
+        self.mix = nn.Conv2d(8, width + more, 3, stride, 1)
+
+    def forward(self, x):
+        kept = x if self.project is None else self.project(x)
+        new = self.mix(self.reduce(x).relu())
+        summed = kept[:, : self.width] + new[:, : self.width]
+        return torch.cat([summed, kept[:, self.width :], new[:, self.width :]], 1)
+
+
+def dual_path(repeats):
+    """The projection of the second stage happens to be as wide as what the first one hands on, but not by a rule."""
+    blocks, inputs = [nn.Conv2d(3, 8, 3)], 8
+    for (width, more), number in zip(((16, 8), (32, 12), (40, 8)), repeats, strict=True):
+        for k in range(number):
+            blocks.append(DualPath(inputs, width, more, 1 if k else 2))
+            inputs = inputs + more if k else width + 3 * more
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+@pytest.mark.parametrize(("depth", "repeats"), [(2, (5, 7, 5)), (1.5, (4, 6, 4)), (0.5, (2, 3, 2))])
+def test_blocks_that_add_and_append_grow_behind_the_one_that_opens_their_stage(depth, repeats):
+    baseline = dual_path((3, 4, 3))
+    first, second = (next(b for b in baseline[start:] if getattr(b, "project", None)) for start in (0, 4))
+    assert second.project.out_channels == second.project.in_channels == first.project.out_channels + 8 * 3
+    scaled = cnnscale.scale(baseline, depth=depth, input_size=SIZE)
+    assert scaled.scaling.form == "module"
+    written = dual_path(repeats)
+    assert {name: t.shape for name, t in scaled.state_dict().items()} == {
+        name: t.shape for name, t in written.state_dict().items()
+    }
+    written.load_state_dict(scaled.state_dict())
+    x = torch.randn(2, *SIZE)
+    torch.testing.assert_close(scaled(x), written(x))
+
+
+class Inception(nn.Module):
+    """Hands on a concatenation that holds nothing of its input, wider by the same number each time."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(inputs, 16, 1), nn.Conv2d(inputs, outputs - 16, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([self.one(x), self.two(x)], 1).relu()
+
+
+def test_blocks_that_only_get_wider_do_not_append():
+    blocks = nn.Sequential(Inception(16, 24), Inception(24, 32), Inception(32, 40))
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10))
+    scaled = cnnscale.scale(model, depth=2, input_size=SIZE)
+    assert [block.one.in_channels for block in scaled[1]] == [16, 24, 24, 32, 32, 40]
+
+
+class Linear(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x):
+        return self.pointwise(self.depthwise(x))
+
+
+class Exit(nn.Module):
+    """Separable convolutions without an activation of their own: the net has these, behind each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 16, 3), nn.Sequential(Residual(16), Residual(16))
+        self.one, self.two = Linear(16, 24), Linear(24, 32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.two(self.one(self.blocks(self.stem(x))).relu()).relu().mean((2, 3)))
+
+
+def test_lone_blocks_that_bend_nothing_are_not_chained():
+    plan = cnnscale.plan(Exit(), depth=2, input_size=SIZE)
+    assert [(stage.path, stage.new_repeats) for stage in plan.stages] == [("blocks", 4)]
+
+
+class Branches(nn.Module):
+    """Adds its branches up in place, behind the one that is there (MobileOne's blocks do)."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.scale = nn.Conv2d(inputs, outputs, 1, stride)
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+    def forward(self, x):
+        out = self.scale(x)
+        out += self.conv(x)
+        return out.relu()
+
+
+def test_a_copy_never_adds_in_place_to_its_input():
+    """With an Identity in the place of a branch, it would: no gradient could be computed any more."""
+    net = nn.Sequential(*(nn.Sequential(Branches(a, b, 2)) for a, b in ((3, 8), (8, 16))))
+    net = nn.Sequential(net, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    scaled = cnnscale.scale(net, depth=2, input_size=SIZE)
+    assert [len(stage) for stage in scaled[0]] == [2, 2]
+    scaled(torch.randn(2, *SIZE)).sum().backward()

@@ -17,15 +17,10 @@ import cnnscale
 
 NO_SKIP = """timm/models/efficientnet.py, _gen_efficientnet_edge: "er_r1_k3_s1_e4_c24_fc24_noskip" says that blocks of
 stage 0 have no residual; the only one of the baseline changes its width and could not have any"""
-MIXED = """timm/models/_efficientnet_builder.py, _scale_stage_depth: of a stage of three kinds of blocks the middle one
-is repeated; we repeat the last"""
-PINNED = "the pinned stem meets a widened stage, whose first block has no projection: refused"
 
 KNOWN_DIFFERENCES = {
     "timm(efficientnet_es)->timm(efficientnet_em)": NO_SKIP,
     "timm(efficientnet_es)->timm(efficientnet_el)": NO_SKIP,
-    "timm(mobilenetv3_large_100)->timm(mobilenetv3_large_150d)": MIXED,
-    "timm(resnet18)->timm_resnet(BasicBlock,[2,2,2,2],channels=(128,256,512,1024))": PINNED,
 }
 """Row (as printed) -> why it is another net, with the author's source line."""
 
