@@ -20,6 +20,7 @@ from .errors import (
     GrowthWarning,
     ModelError,
     PlanError,
+    PreserveError,
     RewriteError,
     TraceError,
     UnsupportedOpError,
@@ -27,7 +28,7 @@ from .errors import (
     WidthError,
 )
 from .plans import Cost, Plan
-from .records import Scaling, Verification
+from .records import Preservation, Scaling, Verification
 
 if TYPE_CHECKING:
     from .measuring import measure
@@ -46,6 +47,8 @@ __all__ = [
     "Multipliers",
     "Plan",
     "PlanError",
+    "Preservation",
+    "PreserveError",
     "RewriteError",
     "Scaling",
     "TraceError",

@@ -293,7 +293,10 @@ def scale(
     out: Annotated[Path, _option("Folder to write to.", "--out", metavar="DIR")],
     growth: _Growth,
     shaping: _Shaping,
-    weights: Annotated[Literal["fresh", "inherit"], _option("New, or the baseline's where they fit.")] = "fresh",
+    weights: Annotated[
+        Literal["fresh", "inherit", "preserve"],
+        _option("New; the baseline's where they fit; or such that its function stays."),
+    ] = "fresh",
     seed: Annotated[int | None, _option("Make fresh weights reproducible.")] = None,
     strict: Annotated[bool, _option("Fail where growth is out of tolerance.", "--strict")] = False,
     force: Annotated[bool, _option("Overwrite what is there.", "--force")] = False,

@@ -8,6 +8,7 @@
     ├── WidthError          no assignment of widths satisfies the model
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
+    ├── PreserveError       no weights make the scaled model compute the baseline's function
     └── GrowthError         the measured growth is out of tolerance (``strict=True``)
 
     GrowthWarning           the same, without ``strict``
@@ -23,6 +24,7 @@ __all__ = [
     "GrowthWarning",
     "ModelError",
     "PlanError",
+    "PreserveError",
     "RewriteError",
     "TraceError",
     "UnsupportedOpError",
@@ -61,6 +63,10 @@ class PlanError(CnnScaleError):
 
 class RewriteError(CnnScaleError):
     """The scaled model is not what the plan says."""
+
+
+class PreserveError(CnnScaleError):
+    """No weights that are known make the scaled model compute the baseline's function."""
 
 
 class GrowthError(CnnScaleError):

@@ -8,7 +8,7 @@ from typing import Literal
 from .formatting import format_scaling
 from .plans import Cost, Plan
 
-__all__ = ["Scaling", "Verification"]
+__all__ = ["Preservation", "Scaling", "Verification"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,24 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preservation:
+    """How far the scaled network's outputs are from the baseline's, in eval mode on one random batch of the baseline's
+    input size: max |difference| / max |output|, for each output."""
+
+    fp64: tuple[float, ...]
+    """In double precision."""
+    fp32: tuple[float, ...]
+    """In single precision."""
+    notes: tuple[str, ...] = ()
+    """What could not be preserved, and why."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing but rounding tells the outputs apart: 1e-10 in double precision, 1e-5 in single."""
+        return all(e <= 1e-10 for e in self.fp64) and all(e <= 1e-5 for e in self.fp32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scaling:
     """What was done to a model; ``model.scaling`` of every scaled model."""
 
@@ -67,6 +85,8 @@ class Scaling:
     verification: Verification
     form: Literal["module", "graph"]
     """``module``: the baseline's own class. ``graph``: a torch.fx.GraphModule."""
+    preservation: Preservation | None = None
+    """With ``weights="preserve"``, how far the function was preserved; None where the weights lie on no device."""
 
     def __str__(self) -> str:
         return format_scaling(self)

@@ -109,26 +109,35 @@ class Aligned:
 
     trace: Trace
     sources: dict[fx.Node, tuple[fx.Node, int]]
-    """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to. Residuals
-    which a class adds by itself have none."""
+    """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to; for an
+    Identity and for a residual that a class adds by itself, those of what it hands on or is added to."""
+    origins: dict[str, Origin]
+    """Those of :class:`Rebuilt`."""
+    repeats: tuple[int, ...]
+    values: Values
+    """The value of every atom at this input size."""
 
 
-def align(rebuilt: Rebuilt, analysis: Analysis, repeats: Sequence[int], values: Values) -> Aligned:
-    """Which node of the scaled network repeats which of the baseline.
+def align(
+    rebuilt: Rebuilt, analysis: Analysis, repeats: Sequence[int], values: Values, *, own_size: bool = False
+) -> Aligned:
+    """Which node of the scaled network repeats which of the baseline; with ``own_size`` traced at its own input size.
 
     Raises:
         RewriteError: the scaled network does not run at the baseline's input size as it does at its own.
     """
-    widths: Values = {atom: value for atom, value in values.items() if atom.call is None}
-    for side in analysis.ctx.tensors["input"][2:]:
-        widths.update((atom, atom.hint) for atom in side.atoms())
-    target = Target(analysis, tuple(repeats), widths)
+    at: Values = {atom: value for atom, value in values.items() if atom.call is None}
+    if not own_size:
+        sides = [atom for side in analysis.ctx.tensors["input"][2:] for atom in side.atoms()]
+        at.update((atom, atom.hint) for atom in sides)
+    target = Target(analysis, tuple(repeats), at)
     expected = rewritten_graph(target, {origin: path for path, origin in rebuilt.origins.items()})
     comparison = _compared(rebuilt.module, target, expected, rebuilt.origins)
     problem = comparison if isinstance(comparison, str) else comparison.run()
     if problem or isinstance(comparison, str):
         raise RewriteError(f"at the baseline's input size the scaled model computes something else: {problem}")
-    return Aligned(comparison.actual, {got: expected.sources[want] for got, want in comparison.same.items()})
+    sources = {got: expected.sources[want] for got, want in comparison.same.items()}
+    return Aligned(comparison.actual, sources, rebuilt.origins, target.repeats, at)
 
 
 # --- 1. the graph -----------------------------------------------------------------------------------------------------
@@ -479,9 +488,7 @@ def _difference(module: nn.Module, target: Target, expected: Expected, paths: di
     return comparison if isinstance(comparison, str) else comparison.run()
 
 
-def _compared(
-    module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]
-) -> _Comparison | str:
+def _compared(module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]) -> _Comparison | str:
     """The comparison of the module's trace with the expected graph; why there is none where it does not trace."""
     paths = {origin: path for path, origin in origins.items()}
     sides = target.analysis.ctx.tensors["input"][2:]

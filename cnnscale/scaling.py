@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
@@ -18,7 +18,8 @@ from .analysis import Analysis
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
-from .initialization import Weights, initialize
+from .growth import Preserve, Weights, grow
+from .initialization import initialize
 from .planning import Planner, Request
 from .plans import Options, Plan
 from .reading import analyse, fingerprint
@@ -53,6 +54,7 @@ def scale(
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
     weights: Weights = "fresh",
+    preserve: Preserve = "exact",
     seed: int | None = None,
 ) -> nn.Module:
     """Scale any convolutional network by compound scaling (EfficientNet, arXiv 1905.11946).
@@ -80,16 +82,21 @@ def scale(
         pin_depth: regular expressions on stage paths whose repeats stay.
         derive: rules for widths which the baseline cannot show, by regular expression on module paths, in the words of
             a plan: ``{"conv_pw": "in proportion to block input"}`` (:func:`cnnscale.derivation.parse`).
-        weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits.
+        weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits (an
+            initialisation, no pruning method: where widths shrink, the channels of largest norm stay); ``preserve``
+            grows the baseline's weights so that in eval mode, at one input size, its function is preserved.
+        preserve: ``exact`` raises where the function cannot be preserved; ``best`` does the nearest that is known and
+            reports the measured error in ``result.scaling.preservation``.
         seed: makes the drawn weights reproducible; the global generator is never touched.
 
     Raises:
         UsageError: contradictory arguments.
         ModelError, TraceError, UnsupportedOpError: the model cannot be read.
         WidthError: pinned and widened channels meet, or the input size does not fit.
+        PreserveError: with ``weights="preserve"``, the function cannot be preserved; the message names the node.
         GrowthError: with ``strict``, the growth is out of tolerance.
     """
-    _checked_weights(weights, seed)
+    _checked_weights(weights, preserve, seed)
     request = _request(
         phi,
         depth,
@@ -109,7 +116,7 @@ def scale(
     analysis = _analysis(model, input_size, request)
     planner = Planner(analysis, request.options)
     made = planner.plan(request)
-    result, record = _carry_out(model, analysis, planner, made, weights, seed)
+    result, record = _carry_out(model, analysis, planner, made, weights, preserve, seed)
     _judge(record.verification, strict)
     return result
 
@@ -153,13 +160,16 @@ def plan(
     return Planner(_analysis(model, input_size, request), request.options).plan(request)
 
 
-def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int | None = None) -> nn.Module:
+def apply(
+    model: nn.Module, plan: Plan, *, weights: Weights = "fresh", preserve: Preserve = "exact", seed: int | None = None
+) -> nn.Module:
     """Carry out ``plan`` on the model it was made for; the result is that of :func:`scale`.
 
     Raises:
+        PreserveError: with ``weights="preserve"``, the function cannot be preserved.
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
-    _checked_weights(weights, seed)
+    _checked_weights(weights, preserve, seed)
     if plan.fingerprint != fingerprint(model):
         raise PlanError(
             f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
@@ -167,7 +177,7 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
         )
     analysis = analyse(model, plan.baseline_size, _pinned_apart(plan))
     planner = Planner(analysis, plan.options)
-    result, _ = _carry_out(model, analysis, planner, plan, weights, seed)
+    result, _ = _carry_out(model, analysis, planner, plan, weights, preserve, seed)
     return result
 
 
@@ -275,9 +285,10 @@ def _is_a(cls: type, value: object) -> bool:
     return isinstance(value, cls)
 
 
-def _checked_weights(weights: str, seed: int | None) -> None:
-    if weights not in ("fresh", "inherit"):
-        raise UsageError(f"weights must be 'fresh' or 'inherit', got {weights!r}")
+def _checked_weights(weights: str, preserve: str, seed: int | None) -> None:
+    for name, value, choices in (("weights", weights, get_args(Weights)), ("preserve", preserve, get_args(Preserve))):
+        if value not in choices:
+            raise UsageError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     if seed is not None and not _is_a(int, seed):
         raise UsageError(f"seed must be an int, got {seed!r}")
 
@@ -339,9 +350,16 @@ def _numbers(analysis: Analysis, planner: Planner, made: Plan) -> _Numbers:
 
 
 def _carry_out(
-    model: nn.Module, analysis: Analysis, planner: Planner, made: Plan, weights: Weights, seed: int | None
+    model: nn.Module,
+    analysis: Analysis,
+    planner: Planner,
+    made: Plan,
+    weights: Weights,
+    preserve: Preserve,
+    seed: int | None,
 ) -> tuple[nn.Module, Scaling]:
     """The scaled network, and the record that it carries."""
+    preservation = None
     if made.is_identity:
         result = copy.deepcopy(model)
         rebuilt = Rebuilt(result, "module", {path: Origin(path, 0) for path, _ in result.named_modules()})
@@ -352,12 +370,22 @@ def _carry_out(
         if _same_tensors(model, rebuilt):
             result = _with_tensors_of(model, result)
         else:
-            initialize(result, model, rebuilt.origins, weights, seed)
+            initialize(result, model, rebuilt.origins, seed)
+            if weights != "fresh":
+                preservation = grow(
+                    model, rebuilt, analysis, numbers.repeats, numbers.values, weights=weights, preserve=preserve
+                )
     changed, tolerance = _changed(model, rebuilt), made.options.tolerance
     verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance)
     _agree(verification, made)
     verification = dataclasses.replace(verification, notes=(*verification.notes, *rebuilt.notes))
-    record = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
+    record = Scaling(
+        input_size=made.input_size,
+        plan=made,
+        verification=verification,
+        form=rebuilt.form,
+        preservation=preservation,
+    )
     result.scaling = record  # type: ignore[assignment]  # to torch, a module's attributes are tensors and modules
     return result, record
 
@@ -370,7 +398,7 @@ def _same_tensors(model: nn.Module, rebuilt: Rebuilt) -> bool:
 
 
 def _with_tensors_of(model: nn.Module, result: nn.Module) -> nn.Module:
-    initialize(result, model, {path: Origin(path, 0) for path, _ in result.named_modules()}, "inherit", 0)
+    initialize(result, model, {path: Origin(path, 0) for path, _ in result.named_modules()}, 0, same=True)
     return result
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "is_leaf",
     "meta_copy",
     "parametrization",
+    "plain_copy",
     "trace",
     "user_frame",
 ]
@@ -67,10 +68,20 @@ def meta_copy(
     """
     memo: dict[int, Any] = {id(module): instead for module, instead in (shared or {}).items()}
     if not hooks:
-        memo |= {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
+        memo |= _without_hooks(model)
     for tensor in _tensors(model):
         memo.setdefault(id(tensor), _meta_like(tensor))
     return copy.deepcopy(model, memo)
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy without hooks, on the model's own devices."""
+    return copy.deepcopy(model, _without_hooks(model))
+
+
+def _without_hooks(model: nn.Module) -> dict[int, Any]:
+    """What makes a deep copy leave the hooks out."""
+    return {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd
 
 from .ops import operation_name
-from .tracing import SAME_SHAPE
 
-__all__ = ["Weighted", "is_activation", "weighted"]
-
-_MIXING_FUNCTIONS = {"conv1d", "conv2d", "conv3d", "linear"}
-_NOT_BY_ELEMENT = (
-    _BatchNorm, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.LocalResponseNorm,
-    nn.CrossMapLRN2d,
-)  # fmt: skip
-_ACTIVATIONS = frozenset(
-    """relu relu6 leaky_relu rrelu elu celu selu gelu silu swish mish sigmoid logsigmoid tanh hardtanh hardsigmoid
-    hardswish hardshrink softplus softshrink softsign tanhshrink threshold clamp clamp_min clamp_max""".split()
-)
+__all__ = ["Weighted", "is_weight", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -34,94 +21,93 @@ class Weighted:
 
     ``mixes``: each output channel is a weighted sum of input channels (convolution, linear).
     ``scales``: each output channel is made of the same input channel alone (batch norm, PReLU).
-    ``standardises``: the same, after statistics over several channels (layer norm, group norm).
-    ``other``: a layer of which nothing is known but its tensors.
+    ``other``: what it makes of channels is seen by running it (layer norm, group norm, attention).
     """
 
-    kind: Literal["mixes", "scales", "standardises", "other"]
+    kind: Literal["mixes", "scales", "other"]
     tensors: dict[str, str]
-    """Role (``weight``, ``bias``, ``running_mean``, ...) -> name in the network."""
-    axis: int
+    """Name in the layer (``weight``, ``running_mean``, ...) -> name in the network."""
+    source: fx.Node
+    """What the layer reads."""
+    axis: int = 1
+    """Where the channels of its input and output lie."""
     groups: int = 1
     transposed: bool = False
-    tap: tuple[int, ...] | None = ()
+    tap: tuple[int, ...] | None = None
     """The place in the kernel that keeps each pixel where it is; None where there is no such place."""
+    undone: dict[str, float] = field(default_factory=dict)
+    """What its tensors must be for it to hand on its input; empty where nothing makes it do so."""
+    silenced: tuple[str, ...] = ()
+    """The tensors with which, all zero, its output is zero; empty where it never is."""
 
 
 def weighted(node: fx.Node, modules: Mapping[str, nn.Module]) -> Weighted | None:
     """What ``node`` calls, if that holds tensors."""
     if node.op == "call_module":
-        return _module(str(node.target), modules[str(node.target)])
-    if node.op == "call_function" and operation_name(node.target) in _MIXING_FUNCTIONS:
-        return _function(node)
+        return _module(node, str(node.target), modules[str(node.target)])
+    if node.op == "call_function" and operation_name(node.target) in _ARGUMENTS:
+        return _function(node, operation_name(node.target))
     return None
 
 
-def _module(path: str, module: nn.Module) -> Weighted | None:
-    held = {**module._parameters, **module._buffers}
-    tensors = {role: f"{path}.{role}" for role, tensor in held.items() if tensor is not None}
-    deeper = any(True for child in module.children() for _ in child.parameters())
-    if not tensors and not deeper:
+def is_weight(node: object) -> bool:
+    """Whether a node is a parameter itself."""
+    return isinstance(node, fx.Node) and node.op == "get_attr" and isinstance(node.meta["val"], nn.Parameter)
+
+
+def _module(node: fx.Node, path: str, module: nn.Module) -> Weighted | None:
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    if not names:
         return None
-    if deeper:  # parametrised tensors, attention
-        return Weighted("other", {n: f"{path}.{n}" for n, _ in module.named_parameters()}, 1)
-    if isinstance(module, _ConvTransposeNd):
-        return Weighted("mixes", tensors, 1, module.groups, transposed=True, tap=None)
+    tensors = {name: f"{path}.{name}" for name in names}
+    source = node.all_input_nodes[0]
+    rank = len(source.meta["val"].shape)
+    if any("." in name for name in names):  # parametrised tensors, attention
+        return Weighted("other", tensors, source)
     if isinstance(module, _ConvNd):
-        return Weighted("mixes", tensors, 1, module.groups, tap=_tap(module))
+        axis, transposed = rank - len(module.kernel_size) - 1, isinstance(module, _ConvTransposeNd)
+        tap = None if transposed else _tap(module)
+        return Weighted("mixes", tensors, source, axis, module.groups, transposed, tap, silenced=_affine(names))
     if isinstance(module, nn.Linear):
-        return Weighted("mixes", tensors, -1)
+        return Weighted("mixes", tensors, source, rank - 1, tap=(), silenced=_affine(names))
     if isinstance(module, _NormBase):
-        return Weighted("scales", tensors, 1)
+        undone = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - module.eps}
+        undone = undone if module.track_running_stats else {}
+        return Weighted("scales", tensors, source, undone=undone, silenced=_affine(names))
     if isinstance(module, nn.PReLU):
-        return Weighted("scales", tensors, 1) if module.num_parameters > 1 else None
-    if isinstance(module, nn.GroupNorm):
-        return Weighted("standardises", tensors, 1)
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
-        return Weighted("standardises", tensors, -1)
-    return Weighted("other", tensors, 1)
+        return Weighted("scales", tensors, source, undone={"weight": 1.0})
+    norm = isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm))
+    return Weighted("other", tensors, source, silenced=_affine(names) if norm else ())
+
+
+def _affine(names: list[str]) -> tuple[str, ...]:
+    """The weight and bias of a layer that has a weight."""
+    return tuple(name for name in ("weight", "bias") if name in names) if "weight" in names else ()
 
 
 def _tap(conv: _ConvNd) -> tuple[int, ...] | None:
-    if any(stride != 1 for stride in conv.stride):
-        return None
-    same = conv.padding == "same"
-    low = [d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-    padding = low if same else [0] * len(low) if isinstance(conv.padding, str) else conv.padding
-    places = zip(padding, conv.dilation, conv.kernel_size, strict=True)
-    if not same and any(2 * p != d * (k - 1) for p, d, k in zip(padding, conv.dilation, conv.kernel_size, strict=True)):
-        return None
-    taps = tuple(p // d for p, d, _ in places)
-    return taps if all(t * d == p for t, d, p in zip(taps, conv.dilation, padding, strict=True)) else None
+    """The middle of a kernel of stride 1 whose padding keeps the sides of the image."""
+    middle = tuple((k - 1) // 2 for k in conv.kernel_size)
+    odd = all(k % 2 == 1 for k in conv.kernel_size)
+    reach = tuple(d * m for d, m in zip(conv.dilation, middle, strict=True))
+    padding = (0,) * len(middle) if conv.padding == "valid" else conv.padding
+    keeps = odd and set(conv.stride) == {1} and padding in ("same", reach)
+    return middle if keeps else None
 
 
-def _function(node: fx.Node) -> Weighted | None:
+_ARGUMENTS = dict.fromkeys(
+    ("conv1d", "conv2d", "conv3d"), ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+) | {"linear": ("input", "weight", "bias")}
+
+
+def _function(node: fx.Node, name: str) -> Weighted | None:
     """A functional layer whose weight is a parameter as it is; None where the weight is computed."""
-    linear = operation_name(node.target) == "linear"
-    names = ("input", "weight", "bias") if linear else _CONV_ARGUMENTS
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    weight, bias = given.get("weight"), given.get("bias")
-    if not _is_parameter(weight) or not (bias is None or _is_parameter(bias)):
+    given: dict[str, Any] = dict(zip(_ARGUMENTS[name], node.args, strict=False)) | node.kwargs
+    weight, bias, groups = given.get("weight"), given.get("bias"), given.get("groups", 1)
+    if not is_weight(weight) or not (bias is None or is_weight(bias)) or not isinstance(groups, int):
         return None
-    tensors = {r: str(t.target) for r, t in (("weight", weight), ("bias", bias)) if isinstance(t, fx.Node)}
-    groups = given.get("groups", 1)
-    return Weighted("mixes", tensors, -1 if linear else 1, int(groups) if isinstance(groups, int) else 1, tap=None)
-
-
-_CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
-def _is_parameter(value: object) -> bool:
-    is_attribute = isinstance(value, fx.Node) and value.op == "get_attr"
-    return is_attribute and isinstance(value.meta["val"], nn.Parameter)  # type: ignore[attr-defined]
-
-
-def is_activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether ``node`` is a function of each element alone, which could lose what tells two channels apart."""
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        single = isinstance(module, nn.PReLU) and module.num_parameters == 1
-        return single or (isinstance(module, SAME_SHAPE) and not isinstance(module, _NOT_BY_ELEMENT))
-    tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
-    called = node.op in ("call_function", "call_method")
-    return called and len(tensors) == 1 and operation_name(node.target) in _ACTIVATIONS
+    assert isinstance(weight, fx.Node)
+    tensors = {role: str(t.target) for role, t in (("weight", weight), ("bias", bias)) if isinstance(t, fx.Node)}
+    source = given["input"]
+    axis = len(source.meta["val"].shape) - max(1, weight.meta["val"].dim() - 1)
+    return Weighted("mixes", tensors, source, axis, groups, silenced=tuple(tensors))

@@ -1,0 +1,104 @@
+"""Does the scaled network compute what the baseline does? Measured on one random batch, in two precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ModelError
+from .records import Preservation
+from .tracing import BATCH, plain_copy, user_frame
+
+__all__ = ["assign", "compare", "random_images", "relative_error", "tensors_of"]
+
+_SEED = 0
+
+
+def compare(
+    baseline: nn.Module, scaled: nn.Module, input_size: tuple[int, ...], exact: Mapping[str, Tensor] | None = None
+) -> Preservation:
+    """Run copies of both networks in eval mode at the baseline's ``input_size`` (C, H, W); neither is touched.
+
+    ``exact`` holds tensors of the scaled network, by name, before they were rounded to its own precision.
+
+    Raises:
+        ModelError: a network does not run at this size.
+    """
+    return Preservation(
+        fp64=_errors(baseline, scaled, input_size, exact or {}, torch.float64),
+        fp32=_errors(baseline, scaled, input_size, exact or {}, torch.float32),
+    )
+
+
+def _errors(
+    baseline: nn.Module, scaled: nn.Module, size: tuple[int, ...], exact: Mapping[str, Tensor], dtype: torch.dtype
+) -> tuple[float, ...]:
+    net = plain_copy(scaled).to(torch.float64)
+    assign(net, exact)
+    before, after = _outputs(plain_copy(baseline).to(dtype), size), _outputs(net.to(dtype), size)
+    if [tuple(t.shape) for t in before] != [tuple(t.shape) for t in after]:
+        raise ModelError(
+            f"at the baseline's input size {size} the scaled model returns {[tuple(t.shape) for t in after]} where the "
+            f"baseline returns {[tuple(t.shape) for t in before]}"
+        )
+    return tuple(relative_error(found, wanted) for found, wanted in zip(after, before, strict=True))
+
+
+def assign(net: nn.Module, exact: Mapping[str, Tensor]) -> None:
+    """Copy values into the tensors of these names."""
+    tensors = tensors_of(net)
+    with torch.no_grad():
+        for name, value in exact.items():
+            tensors[name].copy_(value)
+
+
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers; a shared one under each of its names."""
+    parameters = net.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(net.named_buffers(remove_duplicate=False))}
+
+
+def random_images(net: nn.Module, size: tuple[int, ...]) -> Tensor:
+    """The one random batch of this size, on the network's device and in its precision."""
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randn(BATCH, *size, generator=generator, dtype=torch.float64).to(like)
+
+
+def _outputs(net: nn.Module, size: tuple[int, ...]) -> list[Tensor]:
+    """What a network of ours returns in eval mode for the one random batch of this size."""
+    images = random_images(net, size)
+    net.train()  # where models forget what they computed for eval mode
+    net.eval()
+    try:
+        with torch.no_grad():
+            return list(_tensors(net(images)))
+    except Exception as error:  # user code may raise anything
+        raise ModelError(
+            f"{type(net).__name__} does not run at the baseline's input size {size} in {images.dtype}: "
+            f"{type(error).__name__}: {error}{user_frame(error.__traceback__)}"
+        ) from error
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors of an output, in order."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """max |found - wanted| / max |wanted|; infinite where a value is not finite."""
+    difference = (found - wanted).abs().max() if wanted.numel() else torch.tensor(0.0)
+    if not difference.isfinite():
+        return float("inf")
+    reference = wanted.abs().max() if wanted.numel() else difference
+    return float(difference / reference) if difference else 0.0
