@@ -12,6 +12,7 @@ A copied block must hand on its input (:mod:`cnnscale.identities`): there channe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
@@ -66,7 +67,15 @@ class Other(Enum):
     FREE = "new"
 
 
-Value = Channels | Other | tuple[Any, ...] | None
+@dataclass(frozen=True)
+class Pending:
+    """A tensor whose channels lie on no single axis, as within a shuffle: they are looked for after the next step."""
+
+    of: fx.Node
+    obstacle: Obstacle
+
+
+Value = Channels | Other | Pending | tuple[Any, ...] | None
 """None for what is no tensor."""
 
 
@@ -88,6 +97,7 @@ def follow_channels(analysis: Analysis, aligned: Aligned, orders: Orders) -> Fol
     for node in aligned.trace.nodes:
         if node.op != "output":
             walk.env[node] = walk.value(node)
+    walk.check_output()
     walk.take_the_rest()
     return Followed(walk.recipes, walk.env, walk.samples, tuple(walk.notes))
 
@@ -207,6 +217,8 @@ class _Walk:
         if inputs is None:
             if isinstance(given, Channels):
                 return None
+            if isinstance(given, Pending):
+                raise given.obstacle
             raise Obstacle(node, "nothing that the baseline knows reaches it")
         weight, old = self.new[layer.tensors["weight"]], self.old[like.tensors["weight"]]
         if weight.shape[2:] != old.shape[2:]:
@@ -273,7 +285,13 @@ class _Walk:
             return self._constant(node, source)
         known = self._run(source, self.analysis.trace, self.samples.of, like, new=False)
         found = self._run(node, self.aligned.trace, self._sample, layer, new=True)
-        return self._recognised(node, found, known, source)
+        try:
+            return self._recognised(node, found, known, source)
+        except Obstacle as obstacle:
+            if len(inputs) > 1 or layer is not None:
+                raise
+            self.samples.pending.add(source)
+            return Pending(source, _first(inputs, obstacle))
 
     def _constant(self, node: fx.Node, source: fx.Node) -> Value:
         found, known = (run(each, self.analysis.trace.modules, lambda n: n.meta["val"], {}) for each in (node, source))
@@ -333,6 +351,10 @@ class _Walk:
             return torch.full(shape, 0.0 if value is Other.ZERO else torch.nan, dtype=torch.float64)
         if isinstance(value, tuple):
             raise Obstacle(node, "its several results are read as one")
+        if isinstance(value, Pending):
+            if len(operands(node)) > 1:
+                raise value.obstacle
+            return self._run(node, self.aligned.trace, lambda each: self._with(each, numbers), None, new=True)
         return node.meta.get("val")
 
     def _recognised(self, node: fx.Node, found: Any, known: Any, source: fx.Node) -> Value:
@@ -390,26 +412,37 @@ class _Walk:
         several = self._several(node)
         if several is not None:
             return several
-        carried = [given for given in map(self.env.get, operands(node)) if isinstance(given, Channels)]
+        carried = [given for given in map(self.env.get, operands(node)) if isinstance(given, (Channels, Pending))]
         if not carried or len({given.of for given in carried}) > 1:
             raise Obstacle(node, "the block's input does not reach it whole")
-        if layer is not None and layer.kind == "mixes":
-            return self._delta(node, layer, carried[0])
         if layer is not None:
-            for role in layer.tensors.keys() & layer.undone.keys():
-                self._note(layer.tensors[role], Filled(layer.undone[role]))
-            return carried[0]
+            return self._undone(node, layer, carried[0])
         found = self._run(node, self.aligned.trace, lambda each: self._with(each, self.samples.wide), None, new=True)
         known = self.samples.wide(carried[0].of)
-        if isinstance(found, (tuple, list)):
-            return tuple(self._as_input(node, each, known, carried[0]) for each in found)
-        return self._as_input(node, found, known, carried[0])
+        try:
+            if isinstance(found, (tuple, list)):
+                return tuple(self._as_input(node, each, known, carried[0].of) for each in found)
+            return self._as_input(node, found, known, carried[0].of)
+        except Obstacle as obstacle:
+            if len(operands(node)) > 1 or found.dim() == known.dim():
+                raise
+            return Pending(carried[0].of, _first(carried, obstacle))
 
-    def _as_input(self, node: fx.Node, found: Tensor, known: Tensor, carried: Channels) -> Value:
+    def _as_input(self, node: fx.Node, found: Tensor, known: Tensor, of: fx.Node) -> Value:
         hit = recognised(found, known)
         if hit is None:
             raise Obstacle(node, "it changes what the block before hands on, so a copy of the block is no identity")
-        return Channels(carried.of, *hit).of_same_size(known.shape[hit[0]])
+        return Channels(of, *hit).of_same_size(known.shape[hit[0]])
+
+    def _undone(self, node: fx.Node, layer: Weighted, carried: Channels | Pending) -> Value:
+        """A layer that hands on its input."""
+        if isinstance(carried, Pending):
+            raise carried.obstacle
+        if layer.kind == "mixes":
+            return self._delta(node, layer, carried)
+        for role in layer.tensors.keys() & layer.undone.keys():
+            self._note(layer.tensors[role], Filled(layer.undone[role]))
+        return carried
 
     def _delta(self, node: fx.Node, layer: Weighted, carried: Channels) -> Value:
         """A layer that hands on its inputs one by one."""
@@ -454,6 +487,15 @@ class _Walk:
             self._note(name, Mixed(source, orders[0], orders[1][None]))
         elif orders and len(orders[0]) == new.shape[0] and old.shape[1:] == new.shape[1:]:
             self._note(name, Gathered(source, 0, orders[0]))
+
+    def check_output(self) -> None:
+        """What the network returns must be the baseline's as it is."""
+        output = next(node for node in reversed(self.aligned.trace.nodes) if node.op == "output")
+        for node in operands(output):
+            value = self.env[node]
+            if not _is_whole(value):
+                why = value.obstacle.why if isinstance(value, Pending) else "it is not the baseline's as it is"
+                self.notes.append(f"{describe(node)}, an output: {why}")
 
     def take_the_rest(self) -> None:
         """Tensors that eval mode does not read (auxiliary heads) go by their widths alone."""
@@ -513,6 +555,11 @@ def _is_whole(value: Value) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_whole, value))
     return isinstance(value, Channels) and value.index is None
+
+
+def _first(inputs: Iterable[Value], obstacle: Obstacle) -> Obstacle:
+    """The obstacle at which channels were lost first."""
+    return next((given.obstacle for given in inputs if isinstance(given, Pending)), obstacle)
 
 
 def _whole(source: fx.Node) -> Value:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .identities import Obstacle
-from .running import operands, run
+from .running import has_tensors, operands, run
 from .stages import is_cat, is_sum
 from .tracing import Trace
 from .weighted import weighted
@@ -35,6 +35,8 @@ class Samples:
     """Tensors that depend on no image."""
     silent: dict[fx.Node, tuple[int, Tensor]] = field(default_factory=dict)
     """Nodes with channels that are always zero: (axis, which)."""
+    pending: set[fx.Node] = field(default_factory=set)
+    """Nodes whose numbers are made of those of what they read."""
     _wide: dict[fx.Node, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,9 @@ class Samples:
         value = node.meta.get("val")
         if node in self.fixed:
             return self.fixed[node]
-        if isinstance(value, (tuple, list)) and any(isinstance(each, Tensor) for each in value):
+        if node in self.pending:
+            return run(node, self.trace.modules, self.of, {})
+        if isinstance(value, (tuple, list)) and has_tensors(value):
             raise Obstacle(node, "its several results are read as one")
         if not isinstance(value, Tensor):
             return value
