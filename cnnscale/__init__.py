@@ -13,8 +13,10 @@ network costs. Every error derives from ``CnnScaleError``.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .budgets import Budget, Cost, Measurement
 from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
+    BudgetError,
     CnnScaleError,
     GrowthError,
     GrowthWarning,
@@ -27,43 +29,60 @@ from .errors import (
     UsageError,
     WidthError,
 )
-from .plans import Cost, Plan
+from .plans import Family, Plan
+from .publications import Published, published
 from .records import Preservation, Scaling, Verification
+from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
 if TYPE_CHECKING:
     from .measuring import measure
-    from .scaling import apply, plan, scale, verify
+    from .scaling import apply, family, plan, scale, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEPTH",
     "EFFICIENTNET",
+    "EFFICIENTNET_V2",
+    "FAST",
+    "RESNET_RS",
+    "RESOLUTION",
+    "TINY",
+    "WIDTH",
+    "Budget",
+    "BudgetError",
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "Family",
     "GrowthError",
     "GrowthWarning",
+    "Measurement",
     "ModelError",
     "Multipliers",
     "Plan",
     "PlanError",
     "Preservation",
     "PreserveError",
+    "Published",
     "RewriteError",
     "Scaling",
+    "Strategy",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
     "Verification",
     "WidthError",
     "apply",
+    "family",
     "measure",
     "plan",
+    "published",
     "scale",
     "verify",
 ]
 
-_WITH_TORCH = {"measure": "measuring", "apply": "scaling", "plan": "scaling", "scale": "scaling", "verify": "scaling"}
+_WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
 
 
 def __getattr__(name: str) -> Any:

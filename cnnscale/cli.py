@@ -1,4 +1,4 @@
-"""The command line: ``python -m cnnscale plan | scale | verify | bench``. The only module that prints.
+"""The command line: ``python -m cnnscale plan | explain | scale | verify | bench``. The only module that prints.
 
 Results go to stdout, everything else (progress, warnings, errors) to stderr. Exit codes: 0 done, 1 failed, 2 wrong
 usage, 130 interrupted. torch is imported when a command runs, not before, so that ``--help`` is quick.
@@ -27,14 +27,16 @@ import typer
 from rich.console import Console, RenderableType
 from typer.core import TyperCommand
 
-from .coefficients import EFFICIENTNET, Coefficients
+from .coefficients import Coefficients
 from .errors import CnnScaleError, GrowthWarning, UsageError
-from .formatting import bench_view, plan_view, scaling_view, verification_view
+from .formatting import bench_view, explain_view, family_view, plan_view, scaling_view, verification_view
 from .plans import Plan
 from .records import Scaling
+from .strategies import STRATEGIES, Curve, named
 
 __all__ = ["main"]
 
+_NONE: Any = []  # a default that typer copies
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _MIN_WIDTH = 100  # narrower tables would lose digits; a narrower terminal wraps them instead
 
@@ -51,6 +53,8 @@ def _option(help: str, *names: str, panel: str | None = None, **rest: Any) -> An
     return typer.Option(*names, help=help, rich_help_panel=panel, **rest)
 
 
+_SI = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_budget = functools.partial(_option, panel="What it may cost")
 _grow = functools.partial(_option, panel="What to grow")
 _round = functools.partial(_option, panel="How to round and what to keep")
 
@@ -60,14 +64,38 @@ _Json = Annotated[bool, _option("Print JSON instead of a table.", "--json")]
 _Debug = Annotated[bool, _option("Show the traceback of an error.", "--debug")]
 
 
-@dataclass(frozen=True)
-class _Growth:
-    """How far to scale: phi, or multipliers."""
+_Phi = Annotated[float | None, _grow("Compound coefficient: MACs grow as 2^phi.")]
 
-    phi: Annotated[float | None, _grow("Compound coefficient: MACs grow as 2^phi.")] = None
-    depth: Annotated[float | None, _grow("Depth multiplier, instead of phi.")] = None
-    width: Annotated[float | None, _grow("Width multiplier, instead of phi.")] = None
+
+@dataclass(frozen=True)
+class _Goal:
+    """How far to scale, if not by phi: to a budget, or by multipliers."""
+
+    macs: Annotated[str | None, _budget("Of one image, instead of phi: 4G, 600M, 4.1e9.", metavar="N")] = None
+    params: Annotated[str | None, _budget("Instead of phi: 25M.", metavar="N")] = None
+    activations: Annotated[str | None, _budget("Of one image, instead of phi.", metavar="N")] = None
+    growth: Annotated[float | None, _budget("Of MACs, instead of phi: 3 is thrice the baseline's.")] = None
+    latency_ms: Annotated[float | None, _budget("Of one batch, measured here: builds and times networks.")] = None
+    peak_memory: Annotated[str | None, _budget("Of one batch, in bytes, measured likewise: 2G.", metavar="N")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], _budget("Of measured budgets; auto: cuda if there is one.")] = (
+        "auto"
+    )
+    batch_size: Annotated[int, _budget("Images of a batch in measured budgets.")] = 1
+    depth: Annotated[list[str], _grow("Multiplier, instead of phi; REGEX=F for single stages.", metavar="F")] = field(
+        default_factory=list
+    )
+    width: Annotated[list[str], _grow("Multiplier, instead of phi; REGEX=F for single layers.", metavar="F")] = field(
+        default_factory=list
+    )
     resolution: Annotated[float | None, _grow("Resolution multiplier, instead of phi.")] = None
+
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
+        budgets = {name: _amount(f"--{name}", getattr(self, name)) for name in ("macs", "params", "activations")}
+        factors = {name: _factors(f"--{name}", getattr(self, name)) for name in ("depth", "width")}
+        measured = {name: getattr(self, name) for name in ("latency_ms", "device", "batch_size")}
+        measured["peak_memory_bytes"] = _amount("--peak-memory", self.peak_memory)
+        return {"growth": self.growth, "resolution": self.resolution, **budgets, **measured, **factors}
 
 
 @dataclass(frozen=True)
@@ -76,26 +104,34 @@ class _Shaping:
 
     image_size: Annotated[str | None, _grow("Scaled input size, SIDE or HxW, set outright.")] = None
     input_size: Annotated[str | None, _grow("Baseline's input size, CxHxW or SIDE; default: its own, or 224.")] = None
-    alpha: Annotated[float, _grow("Depth per unit of phi.")] = EFFICIENTNET.alpha
-    beta: Annotated[float, _grow("Width per unit of phi.")] = EFFICIENTNET.beta
-    gamma: Annotated[float, _grow("Resolution per unit of phi.")] = EFFICIENTNET.gamma
-    fit: Annotated[bool | None, _grow("Adjust until MACs grow as 2^phi; default: with --phi.")] = None
-    tolerance: Annotated[float, _grow("Allowed deviation from 2^phi.")] = 0.03
+    strategy: Annotated[str | None, _grow(f"In which proportion: {', '.join(STRATEGIES)}.")] = None
+    alpha: Annotated[float | None, _grow("Depth per unit of phi; default: 1.2.")] = None
+    beta: Annotated[float | None, _grow("Width per unit of phi; default: 1.1.")] = None
+    gamma: Annotated[float | None, _grow("Resolution per unit of phi; default: 1.15.")] = None
+    fit: Annotated[bool | None, _grow("Adjust until MACs grow as 2^phi; default: with --phi or a budget.")] = None
+    tolerance: Annotated[float | None, _grow("Allowed deviation; default: 0.03 of 2^phi, 0.02 of a budget.")] = None
+    max_image_size: Annotated[int | None, _grow("No side is enlarged beyond it.")] = None
+    max_repeats: Annotated[int | None, _grow("No stage is deepened beyond it.")] = None
     divisor: Annotated[int, _round("Channels are rounded to its multiples.")] = 8
     round_limit: Annotated[float, _round("Never round below this fraction; 0: no limit.")] = 0.9
-    depth_rounding: Annotated[Literal["ceil", "round", "floor"], _round("Rounding of repeats.")] = "ceil"
+    depth_rounding: Annotated[
+        Literal["ceil", "round", "floor"] | None, _round("Of repeats; default: the strategy's, mostly ceil.")
+    ] = None
     pin: Annotated[list[str], _round("Regex of modules whose width stays.")] = field(default_factory=list)
     pin_depth: Annotated[list[str], _round("Regex of stages whose repeats stay.")] = field(default_factory=list)
     derive: Annotated[list[str], _round("REGEX=RULE for inner widths.")] = field(default_factory=list)
+    submodule: Annotated[str | None, _round("Scale this module inside; the rest stays.", metavar="PATH")] = None
 
     def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
         values = asdict(self)
         bases = {name: values.pop(name) for name in ("alpha", "beta", "gamma")}
+        strategy = values.pop("strategy")
         size = _pixels("--input-size", self.input_size, forms="CxHxW")
         image = _pixels("--image-size", self.image_size, forms="HxW")
+        declared_size = None if self.submodule else declared_size  # that is the whole's
         return values | {
-            "coefficients": Coefficients(**bases),
+            "coefficients": _curve(strategy, {name: base for name, base in bases.items() if base is not None}),
             "image_size": image and (image[0], image[-1]),
             "input_size": declared_size if size is None else size if len(size) == 3 else (3, size[0], size[-1]),
             "pin": tuple(self.pin),
@@ -126,6 +162,35 @@ def _pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | N
     if len(sides) > forms.count("x") + 1 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UsageError(f"{option} must be {forms} or SIDE in pixels, got {text!r}")
     return tuple(map(int, sides))
+
+
+def _curve(strategy: str | None, bases: dict[str, float]) -> Curve:
+    if strategy is None:
+        return Coefficients(**bases)
+    if bases:
+        raise UsageError(f"--strategy and --{next(iter(bases))} contradict each other: give one of them")
+    return named(strategy)
+
+
+def _amount(option: str, text: str | None) -> float | None:
+    """A number with an SI prefix: 4G, 600M, 25k."""
+    if text is None:
+        return None
+    number, prefix = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if prefix not in _SI or not _NUMBER.fullmatch(number):
+        raise UsageError(f"{option} must be a number, as in 4G, 600M or 4.1e9, got {text!r}")
+    return float(number) * _SI[prefix]
+
+
+def _factors(option: str, texts: list[str]) -> dict[str, float] | float | None:
+    """``F`` for all, ``REGEX=F`` for some."""
+    factors: dict[str, float] = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        if not _NUMBER.fullmatch(number):
+            raise UsageError(f"{option} must be a number or REGEX=NUMBER, got {text!r}")
+        factors[pattern] = float(number)
+    return factors.get("") if set(factors) <= {""} else factors
 
 
 def _told(text: str) -> tuple[str, str]:
@@ -259,11 +324,16 @@ def _root(
 ) -> None: ...
 
 
-@_command("plan resnet50 --phi 1", "plan timm:convnext_tiny --width 1.25 --json > plan.json")
+@_command(
+    "plan resnet50 --phi 1",
+    "plan resnet50 --phi -1 0 1 2 3 --plot family.png",
+    "plan timm:convnext_tiny --macs 3G --json > plan.json",
+)
 def plan(
     model: _Model,
-    growth: _Growth,
+    goal: _Goal,
     shaping: _Shaping,
+    phi: Annotated[list[float], _grow("MACs grow as 2^phi; several: a family.", metavar="F...")] = _NONE,
     plot: Annotated[
         Path | None, _option("Draw the nets to scale: a .png, .svg or .pdf.", "--plot", metavar="FILE")
     ] = None,
@@ -276,23 +346,46 @@ def plan(
 
     if plot is not None:
         check_picture(plot)
+    if len(phi) > 1 and goal != _Goal():
+        raise UsageError("several --phi make a family, which has no other goal: drop budgets and multipliers")
     loaded = load(model)
-    made = scaling.plan(loaded.model, **vars(growth), **shaping.keywords(loaded.input_size))
-    if as_json:
-        typer.echo(made.to_json(), nl=False)
+    keywords = shaping.keywords(loaded.input_size)
+    if len(phi) > 1:
+        family = scaling.family(loaded.model, phi, **keywords)
+        text, view, plans = family.to_json, family_view(family), family.plans
     else:
-        _show(plan_view(made))
+        made = scaling.plan(loaded.model, next(iter(phi), None), **goal.keywords(), **keywords)
+        text, view, plans = made.to_json, plan_view(made), (made,)
+    if as_json:
+        typer.echo(text(), nl=False)
+    else:
+        _show(view)
     if plot is not None:
-        save_family([made], plot)
+        save_family(plans, plot)
         _note(f"wrote {plot}")
 
 
-@_command("scale resnet50 --phi 1 --out resnet50x2", "scale net.py:build --width 2 --weights inherit --out wide")
+@_command("explain resnet50 --phi 1", "explain efficientnet_b0 --macs 1G --strategy fast")
+def explain(model: _Model, goal: _Goal, shaping: _Shaping, phi: _Phi = None) -> None:
+    """Show every number of a plan: what was wanted, how it was rounded and why, and what stays."""
+    from . import scaling
+    from .loading import load
+
+    loaded = load(model)
+    _show(explain_view(scaling.plan(loaded.model, phi, **goal.keywords(), **shaping.keywords(loaded.input_size))))
+
+
+@_command(
+    "scale resnet50 --phi 1 --out resnet50x2",
+    "scale resnet50 --macs 8G --params 30M --out bigger",
+    "scale net.py:build --width 2 --weights inherit --out wide",
+)
 def scale(
     model: _Model,
     out: Annotated[Path, _option("Folder to write to.", "--out", metavar="DIR")],
-    growth: _Growth,
+    goal: _Goal,
     shaping: _Shaping,
+    phi: _Phi = None,
     weights: Annotated[
         Literal["fresh", "inherit", "preserve"],
         _option("New; the baseline's where they fit; or such that its function stays."),
@@ -307,8 +400,8 @@ def scale(
 
     check_output(out, force=force)
     loaded = load(model)
-    keywords = vars(growth) | shaping.keywords(loaded.input_size)
-    scaled = scaling.scale(loaded.model, **keywords, weights=weights, seed=seed, strict=strict)
+    keywords = goal.keywords() | shaping.keywords(loaded.input_size)
+    scaled = scaling.scale(loaded.model, phi, **keywords, weights=weights, seed=seed, strict=strict)
     save(scaled, out, force=force)
     _show(scaling_view(cast("Scaling", scaled.scaling)))
     _note(f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}")
@@ -317,8 +410,9 @@ def scale(
 @_command("verify resnet50 --phi 1", "verify resnet50 --plan resnet50x2/plan.json")
 def verify(
     model: _Model,
-    growth: _Growth,
+    goal: _Goal,
     shaping: _Shaping,
+    phi: _Phi = None,
     plan_file: Annotated[
         Path | None,
         _option("A saved plan; weights beside it are loaded.", "--plan", metavar="FILE"),
@@ -330,8 +424,8 @@ def verify(
 
     if plan_file is None:
         loaded = load(model)
-        scaled = scaling.scale(loaded.model, **vars(growth), **shaping.keywords(loaded.input_size))
-    elif (growth, shaping) == (_Growth(), _Shaping()):
+        scaled = scaling.scale(loaded.model, phi, **goal.keywords(), **shaping.keywords(loaded.input_size))
+    elif (phi, goal, shaping) == (None, _Goal(), _Shaping()):
         made, weights = Plan.from_json(plan_file), plan_file.with_name(WEIGHTS_FILE)
         scaled = scaling.apply(load(model).model, made)
         if weights.exists():
@@ -348,12 +442,18 @@ def verify(
 @_command("bench resnet18 --phi 0 1 2", "bench timm:efficientnet_b0 --phi -1 1 --dtype bf16 --json")
 def bench(model: _Model, timing: _Bench, shaping: _Shaping, as_json: _Json = False) -> None:
     """Time the baseline and scaled variants. Each is verified first; one that fails is not timed."""
-    from .benchmarking import Report, Row, Settings, bench_rows, environment, phi_variants
+    from .benchmarking import Report, Row, bench_rows, environment, phi_variants
     from .loading import load
+    from .parts import part_of
+    from .timing import Settings
 
     settings = Settings(**{name: value for name, value in vars(timing).items() if name != "phi"})
     loaded = load(model)
-    variants = phi_variants(loaded.model, timing.phi, **shaping.keywords(loaded.input_size))
+    keywords = shaping.keywords(loaded.input_size)
+    part = part_of(loaded.model, keywords.pop("submodule"))  # of a submodule, the time is its own
+    variants = phi_variants(
+        part.module, timing.phi, **keywords | {"input_size": keywords["input_size"] or part.input_size}
+    )
     rows: tuple[Row, ...] = ()
     interrupted = False
     with _stderr().status("") as status:  # shows nothing where stderr is no terminal

@@ -14,12 +14,12 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from .analysis import Analysis, Stage
-from .plans import Cost
+from .budgets import Cost
 from .surgery import Projection
 from .symbolic import Atom, Poly, Values, as_poly
 from .tracing import caller
 
-__all__ = ["CostModel", "copy_atom", "multiplicity", "side_values", "sizes"]
+__all__ = ["CostModel", "Kind", "copy_atom", "multiplicity", "side_values", "sizes"]
 
 Kind = Literal["macs", "activations", "params"]
 
@@ -104,12 +104,12 @@ class CostModel:
             totals[kind] += times * _product(factors, at)
         return Cost(macs=totals["macs"], params=totals["params"], activations=totals["activations"])
 
-    def macs_by_sides(self, values: Values, repeats: Sequence[int]) -> Callable[[Values], int]:
-        """MACs as a function of the image's sides alone: everything else is multiplied out once."""
+    def by_sides(self, kind: Kind, values: Values, repeats: Sequence[int]) -> Callable[[Values], int]:
+        """One cost as a function of the image's sides alone: everything else is multiplied out once."""
         merged: Counter[tuple[Poly, ...]] = Counter()
         mixed: list[tuple[tuple[Poly, ...], int, Values]] = []
-        for kind, factors, times, at in self._rounds(values, repeats):
-            if kind == "macs":
+        for of, factors, times, at in self._rounds(values, repeats):
+            if of == kind:
                 sides = tuple(
                     f for f in factors if f.constant is None and not any(leaf.is_width for leaf in f.leaves())
                 )
@@ -120,11 +120,11 @@ class CostModel:
                     merged[sides] += times * _product(rest, at)
         widths = dict(values)
 
-        def macs(sides: Values) -> int:
+        def cost(sides: Values) -> int:
             total = sum(times * _product(factors, sides) for factors, times in merged.items())
             return total + sum(times * _product(factors, {**widths, **at, **sides}) for factors, times, at in mixed)
 
-        return macs
+        return cost
 
     def _rounds(self, values: Values, repeats: Sequence[int]) -> Iterator[tuple[Kind, tuple[Poly, ...], int, Values]]:
         """(kind, factors, how often, values to evaluate the factors with), for every copy of every block."""

@@ -140,11 +140,13 @@ class Equations:
         return (not alone, 0 if alone else -atom.hint, -atom.index)
 
     def _divide(self, difference: Poly, linear: dict[Atom, int], where: str) -> None:
-        """One Euclidean step: with a*v + b*w + ... = 0 and |a| least, v = t - (b // a)*w - ..., t new."""
+        """One Euclidean step: with a*v + b*w + ... = 0 and |a| least, v = t - (b // a)*w - ..., t new; or -t, where t
+        would be negative today."""
         atom = min(linear, key=lambda a: (abs(linear[a]), a.index))
         a = linear[atom]
         shift = Poly({m: c // a for m, c in difference.terms.items() if m != (atom,)})
-        new = self.atom(f"{atom.name}'", atom.hint + shift.hint, is_width=True)
+        hint = atom.hint + shift.hint
+        new = self.atom(f"{atom.name}'", abs(hint), is_width=True) * (1 if hint >= 0 else -1)
         self.definitions[atom] = new - shift
         self.equate(difference, as_poly(0), where)
 

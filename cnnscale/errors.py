@@ -6,6 +6,7 @@
     ├── TraceError          torch.fx could not follow the model's forward
     ├── UnsupportedOpError  no width rule for an operation on the path of a channel
     ├── WidthError          no assignment of widths satisfies the model
+    ├── BudgetError         no network on the strategy's curve meets the budget
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
     ├── PreserveError       no weights make the scaled model compute the baseline's function
@@ -19,6 +20,7 @@ Each message says what happened, where (node, ``file:line``, shape) and what to 
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "CnnScaleError",
     "GrowthError",
     "GrowthWarning",
@@ -55,6 +57,10 @@ class UnsupportedOpError(CnnScaleError):
 
 class WidthError(CnnScaleError):
     """No assignment of widths satisfies the model's constraints."""
+
+
+class BudgetError(CnnScaleError):
+    """No network on the strategy's curve meets the budget."""
 
 
 class PlanError(CnnScaleError):

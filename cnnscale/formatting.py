@@ -8,7 +8,7 @@ never disagree.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group, RenderableType
@@ -18,15 +18,20 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .benchmarking import Report, Row
+    from .budgets import Budget, Cost, Measurement
     from .coefficients import Multipliers
-    from .plans import Cost, Fixed, Plan, Stage
+    from .plans import Family, Fixed, Plan, Stage
     from .records import Scaling, Verification
 
 __all__ = [
+    "aim_text",
     "bench_table",
     "bench_view",
+    "explain_view",
     "failure_of",
+    "family_view",
     "format_bench",
+    "format_family",
     "format_plan",
     "format_scaling",
     "format_verification",
@@ -49,6 +54,11 @@ _PREFIXES = ("", " K", " M", " G", " T", " P", " E")
 def format_plan(plan: Plan) -> str:
     """What ``print(plan)`` shows."""
     return _plain(plan_view(plan))
+
+
+def format_family(family: Family) -> str:
+    """What ``print(family)`` shows."""
+    return _plain(family_view(family))
 
 
 def format_scaling(scaling: Scaling) -> str:
@@ -91,13 +101,26 @@ def failure_of(verification: Verification) -> str | None:
             if getattr(verification.planned, name) != getattr(verification.scaled, name)
         ]
         reasons.append("cost is not as planned: " + "; ".join(differing))
-    target = verification.target_growth
-    if target is not None and abs(verification.growth / target - 1) > verification.tolerance:
-        reasons.append(
-            f"MACs grew {_ratio(verification.growth)} where {_ratio(target)} was wanted, "
-            f"{verification.growth / target - 1:+.1%} (tolerance {verification.tolerance:.1%})"
-        )
-    return "; ".join(reasons)
+    reason = _missed(verification)
+    return "; ".join([*reasons, reason] if reason else reasons)
+
+
+def _missed(verification: Verification) -> str | None:
+    """How far growth or the binding limit of a budget is off, where it is out of tolerance."""
+    target, tolerance = verification.target_growth, f"(tolerance {verification.tolerance:.1%})"
+    if verification.on_target:
+        return None
+    if target is not None:
+        growth = f"MACs grew {_ratio(verification.growth)} where {_ratio(target)} was wanted"
+        return f"{growth}, {verification.growth / target - 1:+.1%} {tolerance}"
+    binding, load = max(verification.loads.items(), key=lambda item: item[1])
+    limit = _limit_text(binding, load, verification.scaled, verification.measured)
+    why = (
+        "no plan comes nearer with these rounding rules"
+        if verification.measured is None or not hasattr(verification.measured, binding)
+        else "the last of several measurements: other work on the machine moves them"
+    )
+    return f"the budget is missed: {limit}, {load - 1:+.1%} {tolerance}; {why}"
 
 
 def plan_view(plan: Plan) -> Group:
@@ -112,7 +135,53 @@ def plan_view(plan: Plan) -> Group:
         _cost_table(plan.before, plan.after),
         Text(),
         _line("growth of MACs", _growth_text(plan.growth, "planned", plan.target_growth, plan.formula_growth)),
+        *_budget_lines(plan.budget, plan.loads, plan.after, plan.measured),
         _line("channel groups", _width_summary(plan)),
+        *_fixed_lines(plan.fixed),
+    )
+
+
+def family_view(family: Family) -> Group:
+    """The plans of one model side by side, one line per plan, and under it the repeats and widths of every stage."""
+    plans = family.plans
+    sizes = _table(
+        "", "input", "depth", "width", "res.", "MACs", "params", "activations", "growth", "wanted", left=("",)
+    )
+    for plan in plans:
+        got, cost = plan.achieved, plan.after
+        sizes.add_row(
+            Text(aim_text(plan), style="bold"),
+            size_text(plan.input_size),
+            *(f"{x:.2f}" for x in (got.depth, got.width, got.resolution)),
+            *map(quantity, (cost.macs, cost.params, cost.activations)),
+            *map(_ratio, (plan.growth, plan.target_growth)),
+        )
+    stages = _table("stage", "block", "now", *map(aim_text, plans), left=("stage", "block"))
+    for now, *planned in zip(plans[0].stages, *(plan.stages for plan in plans), strict=True):
+        cells = (f"{stage.new_repeats} x {stage.new_width}" for stage in planned)
+        stages.add_row(*map(_cell, (now.path, now.block, f"{now.repeats} x {now.width}", *cells)))
+    below = (Text(), Text("repeats x width", style="dim"), stages) if plans[0].stages else ()
+    return Group(Text(plans[0].model, style="bold"), Text(), sizes, *below)
+
+
+def explain_view(plan: Plan) -> Group:
+    """Every number of a plan: what was wanted, what it was rounded to, by which rule, and what stayed."""
+    options = plan.options
+    rounding = f"{options.depth_rounding} of repeats, at least 1"
+    limit = "" if options.round_limit == 0 else f", never below {options.round_limit:.0%} of the width wanted"
+    return Group(
+        _heading(plan),
+        Text(),
+        *_direction_lines(plan),
+        Text(),
+        _line("repeats", rounding),
+        _repeats_table(plan.stages) if plan.stages else Text("no block of this model repeats"),
+        Text(),
+        _line("widths", f"multiples of {options.divisor}{limit}, save where another rule is named"),
+        _widths_table(plan),
+        Text(),
+        _cost_table(plan.before, plan.after),
+        *_budget_lines(plan.budget, plan.loads, plan.after, plan.measured),
         *_fixed_lines(plan.fixed),
     )
 
@@ -127,6 +196,7 @@ def verification_view(verification: Verification) -> Group:
         _cost_table(verification.baseline, verification.scaled),
         Text(),
         _line("growth of MACs", growth),
+        *_budget_lines(verification.budget, verification.loads, verification.scaled, verification.measured),
         _line("thop's growth", thop),
         _line("changed", f"{verification.changed:.1%} of the weights of 2 or more dimensions"),
         *(_line("note", note) for note in verification.notes),
@@ -201,10 +271,82 @@ def _bench_cells(row: Row) -> Iterable[str]:
     yield quantity(timing.peak_memory_bytes, "B") if timing else "-"
 
 
+def aim_text(plan: Plan) -> str:
+    """What was asked for: ``phi 1``, ``MACs 4 G``, or what else it was."""
+    if plan.phi is not None:
+        return f"phi {plan.phi:g}"
+    if plan.budget is not None:
+        return ", ".join(f"{_LIMITS[name][0]} {_LIMITS[name][1](limit)}" for name, limit in plan.budget.asked.items())
+    return "explicit multipliers"
+
+
 def _heading(plan: Plan) -> Text:
-    how = "explicit multipliers" if plan.phi is None else f"phi {plan.phi:g}"
     sizes = f"input {size_text(plan.baseline_size)} -> {size_text(plan.input_size)}"
-    return Text.assemble((plan.model, "bold"), f", {how}, {sizes}")
+    part = f" at {plan.options.submodule!r}" if plan.options.submodule else ""
+    return Text.assemble((plan.model, "bold"), f"{part}, {aim_text(plan)}, {sizes}")
+
+
+def _direction_lines(plan: Plan) -> list[RenderableType]:
+    """The formula's multipliers, where the fit came to rest, and what the rounding made of it."""
+    lines = []
+    if plan.phi is not None:
+        lines.append(_line("formula", _multipliers_text(plan.coefficients.at(plan.phi))))
+    if plan.phi is not None or plan.budget is not None:
+        came = "fitted" if plan.options.fit else "taken as it is"
+        lines.append(_line(came, _multipliers_text(plan.multipliers)))
+    else:
+        lines.append(_line("given", _multipliers_text(plan.multipliers)))
+    lines.append(_line("got", _multipliers_text(plan.achieved)))
+    return lines
+
+
+def _multipliers_text(multipliers: Multipliers) -> str:
+    parts = ", ".join(f"{name} {getattr(multipliers, name):.4f}" for name in ("depth", "width", "resolution"))
+    return f"{parts}; depth x width^2 x resolution^2 = {multipliers.growth:.3f}"
+
+
+def _repeats_table(stages: tuple[Stage, ...]) -> Table:
+    table = _table("stage", "block", "now", "wanted", "got", "note", left=("stage", "block", "note"))
+    for stage in stages:
+        wanted = "-" if stage.wanted is None else _not_rounded_down(stage.wanted)
+        table.add_row(
+            *map(_cell, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
+        )
+    return table
+
+
+def _not_rounded_down(value: float) -> str:
+    """Two decimals, and a plus where they hide that it is above a whole number, which ceil would show."""
+    text = f"{value:.2f}"
+    return f"{text}+" if value > float(text) and float(text).is_integer() else text
+
+
+def _widths_table(plan: Plan) -> Table:
+    table = _table("width of", "layers", "now", "wanted", "got", "rule", left=("width of", "rule"))
+    for width in plan.widths:
+        numbers = (str(len(width.layers)), str(width.before), f"{width.wanted:.1f}", str(width.after))
+        table.add_row(*map(_cell, (width.name, *numbers, width.rule)))
+    return table
+
+
+def _budget_lines(
+    budget: Budget | None, loads: Mapping[str, float], cost: Cost, measured: Measurement | None
+) -> list[RenderableType]:
+    """Each limit of a budget, what there is of it, and which of them binds."""
+    if budget is None:
+        return []
+    binding = max(loads, key=lambda name: loads[name], default="")
+    lines = []
+    for name, load in loads.items():
+        binds = ", which binds" if name == binding and len(loads) > 1 else ""
+        lines.append(_line("budget", f"{_limit_text(name, load, cost, measured)} ({load - 1:+.1%}){binds}"))
+    return lines
+
+
+def _limit_text(name: str, load: float, cost: Cost, measured: Measurement | None) -> str:
+    label, shown = _LIMITS[name]
+    there = float(getattr(measured if hasattr(measured, name) else cost, name))
+    return f"{label} {shown(there)} of {shown(there / load)}"
 
 
 def _stage_table(stages: tuple[Stage, ...]) -> RenderableType:
@@ -263,7 +405,7 @@ def _table(*columns: str, left: tuple[str, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         justify: Literal["left", "right"] = "left" if column in left else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "note", overflow="fold")
+        table.add_column(column, justify=justify, no_wrap=column not in ("note", "rule"), overflow="fold")
     return table
 
 
@@ -305,3 +447,14 @@ def _plain(view: RenderableType) -> str:
     with console.capture() as capture:
         console.print(view)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+_LIMITS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "growth": ("growth", "{:g}x".format),
+    "macs": ("MACs", quantity),
+    "params": ("params", quantity),
+    "activations": ("activations", quantity),
+    "latency_ms": ("latency", lambda value: f"{_fixed_point(value)} ms"),
+    "peak_memory_bytes": ("peak memory", lambda value: quantity(value, "B")),
+}
+"""Limit of a budget -> its label, and how its value reads."""

@@ -14,8 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .budgets import Cost
 from .errors import ModelError
-from .plans import Cost
 from .tracing import SAME_SHAPE, example_input, is_leaf, meta_copy, user_frame
 
 __all__ = ["measure", "run_once"]

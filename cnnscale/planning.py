@@ -6,40 +6,32 @@ Nothing is built: a plan's cost comes from the polynomials of :mod:`cnnscale.cos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import cast
 
 from .analysis import COPY, Analysis, Stage
-from .coefficients import Coefficients, Multipliers
-from .costs import CostModel, side_values, sizes
-from .errors import ModelError, UsageError, WidthError
-from .fitting import Growth, Space, fit
+from .budgets import Cost
+from .coefficients import Multipliers
+from .costs import CostModel, Kind, side_values, sizes
+from .errors import BudgetError, ModelError, UsageError, WidthError
+from .fitting import REACH, Growth, Space, crossing, fit
 from .mixtures import rows
 from .patterns import compiled
-from .plans import Cost, Fixed, Options, Plan, Width
+from .plans import Fixed, Options, Plan, Width
 from .plans import Stage as PlannedStage
 from .reading import fingerprint
+from .requests import Request, moves_widths
 from .rounding import round_repeats, round_size, share_repeats
+from .strategies import stage_exponents
 from .surgery import CONTAINERS
 from .symbolic import Atom, Poly, Values
-from .widths import Choice, Group, check_pins, choose, groups, pinned_atoms
+from .widths import Choice, Group, check_pins, choose, groups, pinned_atoms, told_factors
 
-__all__ = ["Planner", "Request"]
+__all__ = ["Planner"]
 
 _REACH = 64  # pixels within which a size that the model takes is looked for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for: a phi, or multipliers."""
-
-    phi: float | None
-    coefficients: Coefficients
-    multipliers: Multipliers
-    sides: tuple[int, ...] | None
-    """Sides of the scaled input, where given outright; a single one is all of them."""
-    options: Options
 
 
 @dataclass(frozen=True)
@@ -74,17 +66,26 @@ class Planner:
         return pinned_atoms(self.analysis, self.options.pin)
 
     @cached_property
+    def factors(self) -> dict[Atom, float]:
+        """Width multipliers of single groups."""
+        return told_factors(self.analysis, self.groups, self.options.width)
+
+    @cached_property
     def held(self) -> dict[int, str]:
         """Stages whose repeats stay: number -> why."""
         held = {i: stage.obstacle for i, stage in enumerate(self.analysis.stages) if stage.obstacle}
         for pattern in self.options.pin_depth:
-            search = compiled(pattern, "pin_depth")
-            matches = [i for i, s in enumerate(self.analysis.stages) if any(map(search, self.stage_paths(s)))]
-            if not matches:
-                known = ", ".join(repr(self.stage_path(s)) for s in self.analysis.stages) or "none"
-                raise UsageError(f"pin_depth={pattern!r} matches no stage; the stages are {known}")
-            held.update(dict.fromkeys(matches, f"pinned by {pattern!r}"))
+            held.update(dict.fromkeys(self._stages_named(pattern, "pin_depth"), f"pinned by {pattern!r}"))
         return held
+
+    def _stages_named(self, pattern: str, option: str) -> list[int]:
+        """The numbers of the stages that a pattern matches."""
+        search = compiled(pattern, option)
+        matches = [i for i, s in enumerate(self.analysis.stages) if any(map(search, self.stage_paths(s)))]
+        if not matches:
+            known = ", ".join(repr(self.stage_path(s)) for s in self.analysis.stages) or "none"
+            raise UsageError(f"{option}={pattern!r} matches no stage; the stages are {known}")
+        return matches
 
     @cached_property
     def baseline(self) -> Cost:
@@ -111,27 +112,62 @@ class Planner:
         first = self.analysis.baseline_path(stage.blocks[0].path)
         return {self.stage_path(stage), first, *([first.rpartition(".")[0]] if "." in first else [])}
 
+    @cached_property
+    def _stage_factors(self) -> dict[int, float]:
+        """Depth multipliers of single stages: number -> multiplier; the last pattern that matches holds."""
+        factors: dict[int, float] = {}
+        for pattern, factor in self.options.depth:
+            factors.update(dict.fromkeys(self._stages_named(pattern, "depth"), factor))
+        return factors
+
+    @cached_property
+    def _exponents(self) -> tuple[float, ...]:
+        return stage_exponents(len(self.analysis.stages), self.options.late_depth)
+
+    def depths(self, depth: float) -> tuple[float, ...]:
+        """The depth multiplier of each stage."""
+        return tuple(self._stage_factors.get(i, depth**exponent) for i, exponent in enumerate(self._exponents))
+
     def repeats(self, depth: float) -> tuple[int, ...]:
         """New repeats of every stage; the stages of one row (:func:`cnnscale.mixtures.rows`) share theirs."""
-        repeats = [stage.repeats for stage in self.analysis.stages]
-        for row in self._rows if depth != 1 else ():
+        repeats, factors = [stage.repeats for stage in self.analysis.stages], self.depths(depth)
+        for row in self._rows:
+            if (factor := factors[row[0]]) == 1:
+                continue
             stages = [self.analysis.stages[i] for i in row]
             blocks = [stage.repeats * stage.turn for stage in stages]
-            total = round_repeats(sum(blocks), depth, depth_rounding=self.options.depth_rounding)
+            total = round_repeats(sum(blocks), factor, depth_rounding=self.options.depth_rounding)
             for i, stage, share in zip(row, stages, share_repeats(blocks, total), strict=True):
-                repeats[i] = max(round(share / stage.turn), stage.least)
+                repeats[i] = self._limited(stage, max(round(share / stage.turn), stage.least))
         return tuple(repeats)
+
+    def _limited(self, stage: Stage, repeats: int) -> int:
+        limit = self.options.max_repeats
+        return repeats if limit is None else min(repeats, max(stage.repeats, limit))
 
     @cached_property
     def _rows(self) -> list[list[int]]:
-        """The numbers of the stages whose repeats may change, row by row."""
+        """The numbers of the stages whose repeats may change, row by row; one with a multiplier of its own is alone."""
         stages = self.analysis.stages
         numbers = {stage.site: i for i, stage in enumerate(stages)}
         found = ([numbers[site] for site in row] for row in rows(self.analysis.trace, [s.site for s in stages]))
-        return [free for row in found if (free := [i for i in row if i not in self.held])]
+        own = [[i] for i in self._stage_factors if i not in self.held]
+        shared = ([i for i in row if i not in self.held and i not in self._stage_factors] for row in found)
+        return own + [row for row in shared if row]
 
     def sides(self, resolution: float) -> tuple[int, ...]:
         return self.fitting(tuple(round_size(side, resolution) for side in self._own_sides))
+
+    @cached_property
+    def _limit(self) -> float:
+        """The longest side that an image may have."""
+        limit = self.options.max_image_size
+        return math.inf if limit is None else max(limit, *self._own_sides, 1)
+
+    def _capped(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """The sides in their proportion, the longest no longer than the limit."""
+        longest = max(sides, default=1)
+        return sides if longest <= self._limit else tuple(max(1, int(s * self._limit / longest)) for s in sides)
 
     @property
     def _own_sides(self) -> tuple[int, ...]:
@@ -144,7 +180,7 @@ class Planner:
     def fitting(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """The sides nearest to ``sides`` that the model takes (some take multiples of 32 only), the same number of
         pixels more or less on each; ``sides`` themselves where there are none."""
-        sides = self._held_at_one(sides)
+        sides = self._capped(self._held_at_one(sides))
         if sides not in self._fitting:
             shifts = sorted(range(-_REACH, _REACH + 1), key=abs)
             moved = (self._held_at_one(tuple(side + shift for side in sides)) for shift in shifts)
@@ -179,7 +215,13 @@ class Planner:
     def _choices(self, width: float, values: Values) -> Iterator[Choice]:
         options = self.options
         return choose(
-            self.groups, width, values, divisor=options.divisor, round_limit=options.round_limit, pinned=self.pinned
+            self.groups,
+            width,
+            values,
+            divisor=options.divisor,
+            round_limit=options.round_limit,
+            pinned=self.pinned,
+            factors=self.factors,
         )
 
     def _check(self, values: Values, input_size: Sequence[int]) -> None:
@@ -214,10 +256,10 @@ class Planner:
             UsageError: a pattern matches nothing, or the sides given are more or fewer than the input has.
             WidthError: the input size does not fit the model, pinned and widened channels meet, or no width can change.
         """
-        if request.multipliers.width != 1 and not self.groups:
+        if moves_widths(request) and not self.groups:
             why = next((f"{fixed.what}: {fixed.why}" for fixed in self._fixed()), "it has none")
             raise WidthError(f"no width of {type(self.analysis.baseline).__name__} can change, so none can grow: {why}")
-        if request.multipliers.width != 1:
+        if moves_widths(request):
             check_pins(self.analysis, self.options.pin)
         request = replace(request, sides=self._given(request))
         draft = self._fitted(request) if self.options.fit else self.draft(request.multipliers, request.sides)
@@ -232,54 +274,86 @@ class Planner:
         raise UsageError(f"image_size {request.sides} has {len(request.sides)} sides, the model's input {rank}")
 
     def _fitted(self, request: Request) -> Draft:
-        assert request.phi is not None
-        phi, coefficients = request.phi, request.coefficients
-        if phi == 0 and request.sides is None:
-            return self.draft(request.multipliers)
+        curve, limits = request.coefficients, request.aim.counted(self.baseline)
         by_numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], Growth] = {}
 
         def growth(depth: float, width: float) -> Growth:
-            repeats = self.repeats(coefficients.at(depth).depth)
+            repeats = self.repeats(curve.at(depth).depth)
             values = sizes(self.analysis, self.analysis.input_size, repeats)
-            widths = tuple(choice.value for choice in self._choices(coefficients.at(width).width, values))
+            widths = tuple(choice.value for choice in self._choices(curve.at(width).width, values))
             key = repeats, widths
             if key not in by_numbers:
-                by_numbers[key] = self._growth(values, repeats)
+                by_numbers[key] = self._load(values, repeats, limits)
             return by_numbers[key]
 
-        logs = (math.log(coefficients.beta), math.log(coefficients.gamma), math.log(coefficients.alpha))
         space = Space(
             growth,
-            lambda t: request.sides or self._reachable(self.sides(coefficients.at(t).resolution)),
-            logs,
+            lambda t: request.sides or self._reachable(self.sides(curve.at(t).resolution)),
+            curve.at,
             lambda sides: self._reachable(self.fitting(sides)),
+            tolerance=self.options.tolerance,
             fixed=request.sides is not None or not self._has_resolution,
         )
-        best = fit(space, phi, 2.0**phi, self.options.tolerance)
+        phi = self._expected(space, limits) if request.phi is None else request.phi
+        if phi == 0 and request.sides is None:
+            return self.draft(Multipliers())
+        best = fit(space, phi, 1.0)
         multipliers = Multipliers(
-            depth=coefficients.at(best.depth).depth,
-            width=coefficients.at(best.width).width,
+            depth=curve.at(best.depth).depth,
+            width=curve.at(best.width).width,
             resolution=max(best.sides, default=1) / max(self._own_sides, default=1),
         )
         return self.draft(multipliers, best.sides)
+
+    def _expected(self, space: Space, limits: Mapping[str, float]) -> float:
+        """phi of a budget: log2 of the growth of MACs at which it is met.
+
+        Raises:
+            BudgetError: no point of the curve meets it.
+        """
+        t = crossing(space, 1.0)
+        load = space.growth(t, t).at(space.sides(t))
+        if not abs(load - 1) <= self.options.tolerance and (t == 0 or abs(t) >= REACH):
+            raise BudgetError(self._unreachable(limits, load))
+        repeats = self.repeats(space.curve(t).depth)
+        values = sizes(self.analysis, (self.analysis.input_size[0], *space.sides(t)), repeats)
+        list(self._choices(space.curve(t).width, values))
+        cost = self.costs.cost(values, repeats)
+        binding = max(limits, key=lambda name: getattr(cost, name) / limits[name])
+        macs = limits["macs"] if binding == "macs" else cost.macs
+        return math.log2(macs / self.baseline.macs)
+
+    def _unreachable(self, limits: Mapping[str, float], load: float) -> str:
+        wanted = " and ".join(f"{name}={limit:.6g}" for name, limit in limits.items())
+        now = ", ".join(f"{name}={getattr(self.baseline, name)}" for name in limits)
+        side, room = ("above", "shrink") if load > 1 else ("below", "grow")
+        return (
+            f"{wanted} cannot be met: as far as this strategy can {room} the model (today {now}), it stays "
+            f"{side} that, at {load:.3g} times the budget; choose another strategy or budget"
+        )
 
     @property
     def _has_resolution(self) -> bool:
         return any(side > 1 for side in self._own_sides)
 
-    def _growth(self, values: Values, repeats: tuple[int, ...]) -> Growth:
-        macs = self.costs.macs_by_sides(values, repeats)
+    def _load(self, values: Values, repeats: tuple[int, ...], limits: Mapping[str, float]) -> Growth:
+        costs = [(self.costs.by_sides(cast("Kind", name), values, repeats), limit) for name, limit in limits.items()]
 
         @cache
         def at(sides: tuple[int, ...]) -> float:
-            return macs(side_values(self.analysis, sides)) / self.baseline.macs if self._takes(sides) else math.nan
+            if not self._takes(sides):
+                return math.nan
+            atoms = side_values(self.analysis, sides)
+            return max(cost(atoms) / limit for cost, limit in costs)
 
         return Growth(at, cache(lambda: self.costs.changed(values, repeats)))
 
     @cached_property
     def _takes(self) -> Callable[[tuple[int, ...]], bool]:
         """Whether the model takes inputs of these sides."""
-        return cache(lambda sides: self._fits(side_values(self.analysis, sides)))
+        return cache(
+            lambda sides: max(sides, default=1) <= self._limit and self._fits(side_values(self.analysis, sides))
+        )
 
     def _fits(self, values: Values) -> bool:
         checks = all(check.at(values) for check in self.analysis.ctx.equations.checks)
@@ -299,6 +373,7 @@ class Planner:
             model=f"{cls.__module__}.{cls.__qualname__}",
             fingerprint=fingerprint(self.analysis.baseline),
             phi=request.phi,
+            budget=request.budget,
             coefficients=request.coefficients,
             multipliers=draft.multipliers,
             achieved=self._achieved(stages, widths, draft),
@@ -321,12 +396,21 @@ class Planner:
             block=" + ".join(type(module).__name__ for module in modules),
             repeats=stage.repeats,
             new_repeats=draft.repeats[number],
+            wanted=None if number in self.held else stage.repeats * self.depths(draft.multipliers.depth)[number],
             width=channels.at(dict(self._baseline_values)) if channels is not None else 0,
             new_width=channels.at(draft.values) if channels is not None else 0,
             sides=tuple(side.at(dict(self._baseline_values)) for side in sides),
             new_sides=tuple(side.at(draft.values) for side in sides),
-            note=self.held.get(number, ""),
+            note=self._note(number, draft),
         )
+
+    def _note(self, number: int, draft: Draft) -> str:
+        """Why the repeats are not those wanted."""
+        if number in self.held:
+            return self.held[number]
+        limit = self.options.max_repeats
+        wanted = self.analysis.stages[number].repeats * self.depths(draft.multipliers.depth)[number]
+        return f"no more than {limit} by max_repeats" if limit is not None and wanted > limit else ""
 
     def _width(self, choice: Choice) -> Width:
         group = choice.group

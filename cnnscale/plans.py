@@ -7,30 +7,21 @@ It goes to JSON and back without loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .budgets import Budget, Cost, Measurement
 from .coefficients import Coefficients, Multipliers
 from .errors import PlanError
-from .formatting import format_plan
+from .formatting import format_family, format_plan
+from .strategies import Strategy
 
-__all__ = ["PLAN_VERSION", "Cost", "Fixed", "Options", "Plan", "Stage", "Width"]
+__all__ = ["PLAN_VERSION", "Cost", "Family", "Fixed", "Options", "Plan", "Stage", "Width"]
 
 PLAN_VERSION: Final = 1
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one image costs: ``macs`` (1 MAC = 2 FLOPs), ``params``, and ``activations``, the output elements of the
-    convolutions. MACs are those of convolutions, linear layers and matrix products, as
-    ``torch.utils.flop_counter`` counts them; normalisation, activation functions and pooling count nothing."""
-
-    macs: int
-    params: int
-    activations: int
 
 
 class _Record(BaseModel):
@@ -46,6 +37,8 @@ class Stage(_Record):
     """Class name of the block that is repeated (the last of the stage)."""
     repeats: int
     new_repeats: int
+    wanted: float | None = None
+    """Repeats before rounding; None where they were not to change."""
     width: int
     """Output channels of the stage in the baseline."""
     new_width: int
@@ -89,6 +82,18 @@ class Options(_Record):
     derive: tuple[tuple[str, str], ...] = ()
     fit: bool = False
     tolerance: float = Field(0.03, gt=0, strict=True)
+    depth: tuple[tuple[str, float], ...] = ()
+    """Depth multipliers of single stages, by regular expression; the last one that matches holds."""
+    width: tuple[tuple[str, float], ...] = ()
+    """Width multipliers of single layers, the same way."""
+    late_depth: float = Field(1.0, gt=0, strict=True)
+    """Of the strategy: exponent of the last stage's depth over the first's."""
+    max_image_size: int | None = Field(None, ge=1, strict=True)
+    """No side of the image is enlarged beyond it."""
+    max_repeats: int | None = Field(None, ge=1, strict=True)
+    """No stage is deepened beyond it."""
+    submodule: str | None = None
+    """Path of the module inside the model that the plan is for; None: the model itself."""
 
 
 class Plan(_Record):
@@ -100,7 +105,11 @@ class Plan(_Record):
     fingerprint: str
     """SHA-256 of the names and shapes of the baseline's parameters and buffers."""
     phi: float | None
-    coefficients: Coefficients
+    budget: Budget | None = None
+    """What the plan was to meet, where a budget was given."""
+    measured: Measurement | None = None
+    """What the planned network took when it was built, where the budget had to be measured."""
+    coefficients: Coefficients | Strategy
     multipliers: Multipliers
     """Wanted: coefficients at phi, or as given; after fitting, where the fit came to rest."""
     achieved: Multipliers
@@ -123,8 +132,18 @@ class Plan(_Record):
 
     @property
     def target_growth(self) -> float | None:
-        """2 ** phi, or None where multipliers were given instead of phi."""
+        """2 ** phi, or None where multipliers or a budget were given instead of phi."""
         return None if self.phi is None else 2.0**self.phi
+
+    @property
+    def aim(self) -> Budget | None:
+        """What the plan was to meet: its budget, or 2 ** phi times the baseline's MACs; None for multipliers."""
+        return self.budget or (None if self.target_growth is None else Budget(growth=self.target_growth))
+
+    @property
+    def loads(self) -> dict[str, float]:
+        """Planned cost / limit, for each limit of the aim: the largest is 1 where it is met exactly."""
+        return {} if self.aim is None else self.aim.loads(self.before, self.after, self.measured)
 
     @property
     def formula_growth(self) -> float:
@@ -174,3 +193,26 @@ class Plan(_Record):
                 f"{where} is not a plan of version {PLAN_VERSION}: {field}: {first['msg']}; "
                 "make it again with `python -m cnnscale plan MODEL --json`"
             ) from error
+
+
+class Family(_Record):
+    """Plans for one model, side by side; made by :func:`cnnscale.family`. It has a length, and is indexed and iterated
+    like a tuple of them."""
+
+    plans: tuple[Plan, ...] = Field(min_length=1)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __getitem__(self, index: int) -> Plan:
+        return self.plans[index]
+
+    def __iter__(self) -> Iterator[Plan]:  # type: ignore[override]  # pydantic's own gives (field, value) pairs
+        return iter(self.plans)
+
+    def __str__(self) -> str:
+        return format_family(self)
+
+    def to_json(self) -> str:
+        """The plans as one JSON document."""
+        return self.model_dump_json(indent=2) + "\n"

@@ -164,6 +164,8 @@ def _stage(
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
     elif _takes_more(traced, site.template):
         obstacle = "its blocks are called one by one, with more than their input"
+    elif _is_interrupted(traced, site.template):
+        obstacle = "between it and the next of its list, forward does something else, behind which a copy would come"
     least = len(site.blocks) - made if joined is None and is_gathered(site.blocks) else 1
     return Stage(site, len(site.blocks) - made, joined, obstacle, least)
 
@@ -172,6 +174,22 @@ def _takes_more(traced: Trace, block: Block) -> bool:
     """Whether a Sequential of the block and a copy could not be called in its place."""
     in_container = isinstance(traced.modules[block.parent], CONTAINERS)
     return not in_container and any(call.path == block.path and call.arguments > 1 for call in traced.calls)
+
+
+def _is_interrupted(traced: Trace, block: Block) -> bool:
+    """Whether a list holds more behind the block, and that does not read its output: a loop over the list, with more in
+    it than calls, would call a copy in another place than right behind the block."""
+    parent = traced.modules[block.parent]
+    if type(parent) is not nn.ModuleList:
+        return False
+    names = list(parent._modules)
+    later = names[names.index(block.modules[-1].rpartition(".")[2]) + 1 :]
+    path = f"{block.parent}.{later[0]}" if later else ""
+    reads = {
+        *(a for c in traced.calls if c.path == path for n in traced.nodes[c.start : c.stop] for a in n.all_input_nodes),
+        *(a for n in traced.nodes if n.op == "call_module" and n.target == path for a in n.all_input_nodes),
+    }
+    return bool(reads) and block.output not in reads
 
 
 def _tie_ends(analysis: Analysis, site: Site) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .budgets import Budget, Cost, Measurement
 from .formatting import format_scaling
-from .plans import Cost, Plan
+from .plans import Plan
 
 __all__ = ["Preservation", "Scaling", "Verification"]
 
@@ -20,7 +21,7 @@ class Verification:
     planned: Cost | None
     """The plan's cost; None where the model was not made from a plan."""
     target_growth: float | None
-    """2 ** phi, or None where multipliers were given instead of phi."""
+    """2 ** phi, or None where multipliers or a budget were given instead of phi."""
     formula_growth: float | None
     """(alpha * beta**2 * gamma**2) ** phi."""
     tolerance: float
@@ -29,6 +30,10 @@ class Verification:
     It differs from ``growth`` where a model multiplies outside modules (functional convolution, matmul)."""
     changed: float
     """Fraction of the weights of 2 or more dimensions which changed shape or belong to a copied block."""
+    budget: Budget | None = None
+    """What the scaled model was to meet, where a budget was given."""
+    measured: Measurement | None = None
+    """What the plan says that it took, where the budget had to be measured."""
     notes: tuple[str, ...] = ()
     """Why the growth is what it is, and what the two counters disagree on."""
 
@@ -51,10 +56,21 @@ class Verification:
         return self.planned is None or self.planned == self.scaled
 
     @property
+    def loads(self) -> dict[str, float]:
+        """What the scaled model takes over what it may take, for each limit of the budget or of phi."""
+        aim = self.budget or (None if self.target_growth is None else Budget(growth=self.target_growth))
+        return aim.loads(self.baseline, self.scaled, self.measured) if aim is not None else {}
+
+    @property
+    def on_target(self) -> bool:
+        """Whether the binding limit, where there is any, is met within tolerance."""
+        loads = self.loads
+        return not loads or abs(max(loads.values()) - 1) <= self.tolerance
+
+    @property
     def ok(self) -> bool:
-        """Whether the cost is as planned and, where there is a target, the growth within tolerance of it."""
-        on_target = self.target_growth is None or abs(self.growth / self.target_growth - 1) <= self.tolerance
-        return self.as_planned and on_target
+        """Whether the cost is as planned, and on target."""
+        return self.as_planned and self.on_target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from .opening import donor_for, residual_flags
 from .schedules import redraw_schedules
 from .shapes import Power, Sym
 from .sources import Source, solve
-from .stages import Block, called_blocks, is_sum, shape
+from .stages import Block, called_blocks, is_number, is_sum, shape
 from .surgery import (
     Edit,
     Origin,
@@ -176,6 +176,8 @@ class Expected:
     """Calls of Identity modules."""
     sources: dict[fx.Node, tuple[fx.Node, int]]
     """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to."""
+    sizes: set[fx.Node]
+    """Nodes that are no tensors. What they are is seen by the shapes that they make, wherever they were read."""
 
 
 def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
@@ -205,7 +207,7 @@ class _Writer:
 
     def __init__(self, target: Target, paths: dict[Origin, str]) -> None:
         self.target, self.paths = target, paths
-        self.expected = Expected(fx.Graph(), {}, [], set(), {})
+        self.expected = Expected(fx.Graph(), {}, [], set(), {}, set())
         self.env: dict[fx.Node, fx.Node] = {}
         self.also: dict[fx.Node, list[fx.Node]] = {}
         """Nodes which stand for several in argument lists (outputs of dense blocks), or for none."""
@@ -266,6 +268,8 @@ class _Writer:
         self.expected.sources[new_node] = node, place.number
         if node.op == "call_module" and isinstance(self.target.analysis.trace.modules[str(node.target)], nn.Identity):
             self.expected.identities.add(new_node)
+        if is_number(node):
+            self.expected.sizes.add(new_node)
         value = self.target.analysis.values.get(node)
         if isinstance(value, Sym):
             resolve = self.target.analysis.ctx.equations.resolve
@@ -531,8 +535,8 @@ class _Comparison:
         return "" if at == len(self.wanted) else "some operations are missing"
 
     def _inputs(self, want: fx.Node) -> list[fx.Node]:
-        """The inputs of an expected node, Identities looked through."""
-        return list(dict.fromkeys(map(self._source, want.all_input_nodes)))
+        """The tensors that an expected node reads, Identities looked through."""
+        return list(dict.fromkeys(self._source(n) for n in want.all_input_nodes if n not in self.expected.sizes))
 
     def _source(self, node: fx.Node) -> fx.Node:
         return self._source(node.all_input_nodes[0]) if node in self.expected.identities else node
@@ -542,7 +546,8 @@ class _Comparison:
             return f"{describe(got)} is one operation too many"
         if want.op != got.op or (want.op != "placeholder" and str(want.target) != str(got.target)):
             return f"{describe(got)} instead of {want.name!r} ({want.target})"
-        if list(dict.fromkeys(self.same[n] for n in got.all_input_nodes)) != self._inputs(want):
+        tensors = (n for n in got.all_input_nodes if self.same[n] not in self.expected.sizes)
+        if list(dict.fromkeys(self.same[n] for n in tensors)) != self._inputs(want):
             return f"{describe(got)} has other inputs than {want.name!r}"
         value, shapes = got.meta.get("val"), self.expected.shapes
         if isinstance(value, torch.Tensor) and want in shapes and tuple(value.shape) != shapes[want]:

@@ -5,57 +5,72 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, cast, get_args
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from .analysis import Analysis
-from .coefficients import EFFICIENTNET, Coefficients, Multipliers
+from .budgets import Budget, Measurement
+from .coefficients import EFFICIENTNET
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
+from .formatting import failure_of
 from .growth import Preserve, Weights, grow
 from .initialization import initialize
-from .planning import Planner, Request
-from .plans import Options, Plan
+from .limits import meet
+from .parts import Part, part_of
+from .planning import Planner
+from .plans import Family, Plan
 from .reading import analyse, fingerprint
 from .records import Scaling, Verification
+from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
 from .rewriting import Rebuilt, rebuild
+from .strategies import Curve
 from .surgery import Origin
 from .symbolic import Values
+from .timing import DTYPES, Settings, device_name, time_model
 from .verification import check
 
-__all__ = ["apply", "plan", "scale", "verify"]
-
-DepthRounding = Literal["ceil", "round", "floor"]
+_TIMED_S, _RUN_S = 1.0, 0.05  # seconds of measurement, where the time counts and where only memory does
+__all__ = ["apply", "family", "plan", "scale", "verify"]
 
 
 def scale(
     model: nn.Module,
     phi: float | None = None,
     *,
-    depth: float | None = None,
-    width: float | None = None,
+    depth: Factor = None,
+    width: Factor = None,
     resolution: float | None = None,
     image_size: int | tuple[int, int] | None = None,
-    coefficients: Coefficients = EFFICIENTNET,
+    macs: float | None = None,
+    params: float | None = None,
+    activations: float | None = None,
+    growth: float | None = None,
+    latency_ms: float | None = None,
+    peak_memory_bytes: float | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
+    coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
-    tolerance: float = 0.03,
+    tolerance: float | None = None,
     strict: bool = False,
     divisor: int = 8,
     round_limit: float = 0.9,
-    depth_rounding: DepthRounding = "ceil",
+    depth_rounding: DepthRounding | None = None,
+    max_image_size: int | None = None,
+    max_repeats: int | None = None,
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
     weights: Weights = "fresh",
     preserve: Preserve = "exact",
     seed: int | None = None,
+    submodule: str | None = None,
 ) -> nn.Module:
     """Scale any convolutional network by compound scaling (EfficientNet, arXiv 1905.11946).
 
@@ -65,19 +80,35 @@ def scale(
     Args:
         model: the baseline.
         phi: compound coefficient; the cost grows as 2 ** phi. Negative shrinks, 0 changes nothing.
-        depth: multiplier of the repeats. It, ``width`` and ``resolution`` replace phi; a missing one is 1.
-        width: multiplier of the channels.
+        depth: multiplier of the repeats. It, ``width`` and ``resolution`` replace phi; a missing one is 1. A mapping
+            sets single stages, by regular expressions on stage paths, beside phi or a budget too:
+            ``{"layer3": 2.0}``; the last that matches holds, and the empty expression is the rest.
+        width: multiplier of the channels; or a mapping by regular expressions on module paths. All layers that share
+            a width get it, and widths that follow others by a rule go on doing so.
         resolution: multiplier of the input's sides.
         image_size: side, or (H, W), of the scaled input in pixels, set outright.
-        coefficients: the bases alpha, beta and gamma of depth, width and resolution.
+        macs: budget instead of phi: multiply-accumulates of one image. Of several budgets the binding one is met.
+        params: budget of parameters.
+        activations: budget of the convolutions' output elements, of one image.
+        growth: budget of MACs as a multiple of the baseline's; 2 is phi = 1.
+        latency_ms: budget of the median time of one batch, in milliseconds, measured on this machine. Some networks
+            are built and timed on the way; the result is measured again (``plan.measured``).
+        peak_memory_bytes: budget of what torch holds during a forward pass of one batch, measured likewise.
+        device: where a measured budget is measured: ``cpu``, ``cuda``, or ``auto``, which is cuda where there is one.
+        batch_size: images of one batch of a measured budget.
+        coefficients: the proportion in which depth, width and resolution grow: a strategy of
+            :mod:`cnnscale.strategies`, or coefficients alpha, beta and gamma.
         input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224).
         fit: move along the compound direction until the measured MACs are within ``tolerance`` of 2 ** phi. True by
             default with phi; False is the paper's bare formula.
-        tolerance: allowed relative deviation of the measured growth.
+        tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a counted
+            budget, 0.05 with a measured one.
         strict: raise :class:`GrowthError` where the growth is out of tolerance, instead of a :class:`GrowthWarning`.
         divisor: widths are rounded to multiples of it.
         round_limit: a rounded width is never below this fraction of the width wanted; 0 turns that off.
-        depth_rounding: how repeats become integers.
+        depth_rounding: how repeats become integers; by default as the strategy's authors do it, mostly ``ceil``.
+        max_image_size: no side of the image is enlarged beyond it; depth and width make up for that.
+        max_repeats: no stage is deepened beyond it.
         pin: regular expressions on module paths whose output widths stay.
         pin_depth: regular expressions on stage paths whose repeats stay.
         derive: rules for widths which the baseline cannot show, by regular expression on module paths, in the words of
@@ -88,76 +119,130 @@ def scale(
         preserve: ``exact`` raises where the function cannot be preserved; ``best`` does the nearest that is known and
             reports the measured error in ``result.scaling.preservation``.
         seed: makes the drawn weights reproducible; the global generator is never touched.
+        submodule: path of the module inside ``model`` to scale; the result is a copy of the whole. What that module
+            returns keeps its channels; sizes, patterns and growth are its own (:mod:`cnnscale.parts`).
 
     Raises:
         UsageError: contradictory arguments.
         ModelError, TraceError, UnsupportedOpError: the model cannot be read.
         WidthError: pinned and widened channels meet, or the input size does not fit.
         PreserveError: with ``weights="preserve"``, the function cannot be preserved; the message names the node.
+        BudgetError: no network on the strategy's curve meets the budget.
         GrowthError: with ``strict``, the growth is out of tolerance.
     """
     _checked_weights(weights, preserve, seed)
-    request = _request(
-        phi,
-        depth,
-        width,
-        resolution,
-        image_size,
-        coefficients,
-        fit,
-        tolerance,
-        divisor,
-        round_limit,
-        depth_rounding,
-        pin,
-        pin_depth,
-        derive,
+    asked = request(
+        phi=phi,
+        depth=depth,
+        width=width,
+        resolution=resolution,
+        image_size=image_size,
+        budget=Budget(
+            macs=macs,
+            params=params,
+            activations=activations,
+            growth=growth,
+            latency_ms=latency_ms,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
+        coefficients=coefficients,
+        fit=fit,
+        tolerance=tolerance,
+        divisor=divisor,
+        round_limit=round_limit,
+        depth_rounding=depth_rounding,
+        max_image_size=max_image_size,
+        max_repeats=max_repeats,
+        pin=pin,
+        pin_depth=pin_depth,
+        derive=derive,
+        submodule=submodule,
     )
-    analysis = _analysis(model, input_size, request)
-    planner = Planner(analysis, request.options)
-    made = planner.plan(request)
-    result, record = _carry_out(model, analysis, planner, made, weights, preserve, seed)
+    part = part_of(model, submodule)
+    analysis = _analysis(part, input_size, asked)
+    planner = Planner(analysis, asked.options)
+    made = _planned(part.module, analysis, planner, asked, device, batch_size)
+    result, record = _carry_out(part.module, analysis, planner, made, weights, preserve, seed)
     _judge(record.verification, strict)
-    return result
+    return part.replaced(result)
 
 
 def plan(
     model: nn.Module,
     phi: float | None = None,
     *,
-    depth: float | None = None,
-    width: float | None = None,
+    depth: Factor = None,
+    width: Factor = None,
     resolution: float | None = None,
     image_size: int | tuple[int, int] | None = None,
-    coefficients: Coefficients = EFFICIENTNET,
+    macs: float | None = None,
+    params: float | None = None,
+    activations: float | None = None,
+    growth: float | None = None,
+    latency_ms: float | None = None,
+    peak_memory_bytes: float | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
+    coefficients: Curve = EFFICIENTNET,
     input_size: tuple[int, ...] | None = None,
     fit: bool | None = None,
-    tolerance: float = 0.03,
+    tolerance: float | None = None,
     divisor: int = 8,
     round_limit: float = 0.9,
-    depth_rounding: DepthRounding = "ceil",
+    depth_rounding: DepthRounding | None = None,
+    max_image_size: int | None = None,
+    max_repeats: int | None = None,
     pin: Sequence[str] = (),
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
+    submodule: str | None = None,
 ) -> Plan:
-    """The plan that :func:`scale` would carry out, with the same arguments and errors; nothing is built."""
-    request = _request(
-        phi,
-        depth,
-        width,
-        resolution,
-        image_size,
-        coefficients,
-        fit,
-        tolerance,
-        divisor,
-        round_limit,
-        depth_rounding,
-        pin,
-        pin_depth,
-        derive,
+    """The plan that :func:`scale` would carry out, with the same arguments and errors.
+
+    Nothing is built, save for a measured budget.
+    """
+    asked = request(
+        phi=phi,
+        depth=depth,
+        width=width,
+        resolution=resolution,
+        image_size=image_size,
+        budget=Budget(
+            macs=macs,
+            params=params,
+            activations=activations,
+            growth=growth,
+            latency_ms=latency_ms,
+            peak_memory_bytes=peak_memory_bytes,
+        ),
+        coefficients=coefficients,
+        fit=fit,
+        tolerance=tolerance,
+        divisor=divisor,
+        round_limit=round_limit,
+        depth_rounding=depth_rounding,
+        max_image_size=max_image_size,
+        max_repeats=max_repeats,
+        pin=pin,
+        pin_depth=pin_depth,
+        derive=derive,
+        submodule=submodule,
     )
-    return Planner(_analysis(model, input_size, request), request.options).plan(request)
+    part = part_of(model, submodule)
+    analysis = _analysis(part, input_size, asked)
+    return _planned(part.module, analysis, Planner(analysis, asked.options), asked, device, batch_size)
+
+
+def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping: Any) -> Family:
+    """The plans for several phi, side by side; ``shaping`` are further keywords of :func:`plan`.
+
+    Raises:
+        UsageError: no phi is given; and everything that :func:`plan` raises.
+    """
+    plans = tuple(plan(model, phi, **shaping) for phi in phis)
+    if not plans:
+        raise UsageError("a family needs one phi at least")
+    return Family(plans=plans)
 
 
 def apply(
@@ -170,15 +255,16 @@ def apply(
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
     _checked_weights(weights, preserve, seed)
-    if plan.fingerprint != fingerprint(model):
+    part = part_of(model, plan.options.submodule)
+    if plan.fingerprint != fingerprint(part.module):
         raise PlanError(
-            f"the plan was made for a {plan.model} with other parameter shapes than this {type(model).__name__}; "
-            "make a new plan for this model"
+            f"the plan was made for a {plan.model} with other parameter shapes than this "
+            f"{type(part.module).__name__}; make a new plan for this model"
         )
-    analysis = analyse(model, plan.baseline_size, _pinned_apart(plan))
+    analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan))
     planner = Planner(analysis, plan.options)
-    result, _ = _carry_out(model, analysis, planner, plan, weights, preserve, seed)
-    return result
+    result, _ = _carry_out(part.module, analysis, planner, plan, weights, preserve, seed)
+    return part.replaced(result)
 
 
 def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
@@ -191,138 +277,77 @@ def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
     record = getattr(scaled, "scaling", None)
     if not isinstance(record, Scaling):
         raise UsageError("verify needs a model made by cnnscale.scale or cnnscale.apply (it has no .scaling record)")
-    changed = record.verification.changed
+    changed, path = record.verification.changed, record.plan.options.submodule or ""
+    baseline, scaled = baseline.get_submodule(path), scaled.get_submodule(path)
     return check(baseline, scaled, record.plan, changed=changed, tolerance=record.plan.options.tolerance)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def _request(
-    phi: float | None,
-    depth: float | None,
-    width: float | None,
-    resolution: float | None,
-    image_size: int | tuple[int, int] | None,
-    coefficients: Coefficients,
-    fit: bool | None,
-    tolerance: float,
-    divisor: int,
-    round_limit: float,
-    depth_rounding: DepthRounding,
-    pin: Sequence[str],
-    pin_depth: Sequence[str],
-    derive: Mapping[str, str] | None,
-) -> Request:
-    """The arguments, checked."""
-    wanted = {"depth": depth, "width": width, "resolution": resolution}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    if phi is not None and given:
-        raise UsageError(f"give phi or multipliers, not both: phi={phi!r} and {', '.join(given)}")
-    if phi is None and not given and image_size is None:
-        raise UsageError("give phi (compound scaling), or some of depth, width, resolution and image_size")
-    if phi is not None and not (_is_a(Real, phi) and -30 < phi < 30):
-        raise UsageError(f"phi must be a number between -30 and 30, got {phi!r}")
-    if not _is_a(Coefficients, coefficients):
-        raise UsageError(
-            f"coefficients must be cnnscale.Coefficients(alpha=..., beta=..., gamma=...), got {coefficients!r}"
-        )
-    if fit and phi is None:
-        raise UsageError("fit=True needs phi: explicit multipliers have no target to fit")
-    if resolution is not None and image_size is not None:
-        raise UsageError("give resolution or image_size, not both")
-    multipliers = coefficients.at(phi) if phi is not None else Multipliers(**(dict.fromkeys(wanted, 1.0) | given))
-    options = _options(
-        divisor=divisor,
-        round_limit=round_limit,
-        depth_rounding=depth_rounding,
-        pin=_patterns(pin, "pin"),
-        pin_depth=_patterns(pin_depth, "pin_depth"),
-        derive=_told(derive),
-        fit=phi is not None if fit is None else fit,
-        tolerance=tolerance,
-    )
-    return Request(
-        phi=phi, coefficients=coefficients, multipliers=multipliers, sides=_sides(image_size), options=options
-    )
-
-
-def _options(**given: Any) -> Options:
-    try:
-        return Options(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = first["loc"][0]
-        raise UsageError(f"{name}={given[str(name)]!r}: {first['msg']}") from error
-
-
-def _patterns(value: Sequence[str], name: str) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise UsageError(f"{name} takes a sequence of regular expressions: {name}=({value!r},)")
-    return tuple(value)
-
-
-def _told(value: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
-    if value is not None and not _is_a(Mapping, value):
-        raise UsageError(f"derive takes a mapping of regular expressions to rules, got {value!r}")
-    return tuple((value or {}).items())
-
-
-def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
-    if image_size is None:
-        return None
-    sides: Any = (image_size,) if isinstance(image_size, int) else image_size
-    if not _are_sides(sides):
-        raise UsageError(f"image_size must be a positive int or (H, W), got {image_size!r}")
-    return tuple(sides)
-
-
-def _are_sides(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) > 0 and all(isinstance(v, int) and v > 0 for v in value)
-
-
-def _is_a(cls: type, value: object) -> bool:
-    return isinstance(value, cls)
-
-
 def _checked_weights(weights: str, preserve: str, seed: int | None) -> None:
     for name, value, choices in (("weights", weights, get_args(Weights)), ("preserve", preserve, get_args(Preserve))):
         if value not in choices:
             raise UsageError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    if seed is not None and not _is_a(int, seed):
+    if seed is not None and not is_a(int, seed):
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(model: nn.Module, input_size: tuple[int, ...] | None, request: Request) -> Analysis:
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"scale takes a torch.nn.Module, got {type(model).__name__}; call the factory first")
-    if hasattr(model, "scaling") and not isinstance(model.scaling, Scaling):
+def _analysis(part: Part, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
+    if not all(isinstance(net.scaling, Scaling) for net in (part.whole, part.module) if hasattr(net, "scaling")):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
-    size = _own_input_size(model) if input_size is None else input_size
-    if not _are_sides(size):
+    size = part.input_size if input_size is None else input_size
+    if not are_sides(size):
         raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(model, tuple(size), _pinned_apart(request))
+    return analyse(part.module, tuple(size), _pinned_apart(asked))
 
 
 def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
-    """The pins that set widths apart from others: at width 1, none do."""
-    return asked.options.pin if asked.multipliers.width != 1 else ()
+    """The pins that set widths apart from others: where no width moves, none do."""
+    return asked.options.pin if moves_widths(asked) else ()
 
 
-def _own_input_size(model: nn.Module) -> tuple[int, ...]:
-    """The input size that a model declares, else 224 pixels and the first convolution's channels."""
-    record: Any = getattr(model, "scaling", None)
-    if isinstance(record, Scaling):
-        return record.input_size
-    for name in ("pretrained_cfg", "default_cfg"):
-        config = getattr(model, name, None)
-        size = config.get("input_size") if isinstance(config, dict) else None
-        if size:
-            return tuple(size)
-    first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    if first is None:
-        return (3, 224, 224)
-    return (first.in_channels, *(224,) * len(first.kernel_size))
+def _planned(
+    model: nn.Module, analysis: Analysis, planner: Planner, asked: Request, device: str, batch_size: int
+) -> Plan:
+    """The plan; where the budget has to be measured, the networks on the way are built and timed."""
+    budget = asked.budget
+    if budget is None or not budget.measured:
+        return planner.plan(asked)
+    settings = _settings(model, budget, device, batch_size)
+
+    def plan_for(counted: Budget) -> Plan:
+        return planner.plan(dataclasses.replace(asked, budget=counted))
+
+    def measured(made: Plan) -> Measurement:
+        built, record = _carry_out(model, analysis, planner, made, "fresh", "exact", 0)
+        timing, used = time_model(built, record.input_size, settings), settings.torch_device
+        return Measurement(
+            latency_ms=timing.latency_ms,
+            iqr_ms=timing.iqr_ms,
+            runs=timing.runs,
+            peak_memory_bytes=timing.peak_memory_bytes,
+            batch_size=batch_size,
+            device=used.type,
+            device_name=device_name(used),
+        )
+
+    return meet(plan_for, measured, budget, tolerance=asked.options.tolerance)
+
+
+def _settings(model: nn.Module, budget: Budget, device: str, batch_size: int) -> Settings:
+    """How a measured budget is measured: in the model's own dtype."""
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise UsageError("a measured budget needs a model that can run; this one is on the meta device")
+    kinds = {name for name, dtype in DTYPES.items() if any(p.dtype == dtype for p in model.parameters())}
+    if len(kinds) != 1:
+        raise UsageError(f"a measured budget needs a model of one dtype out of {', '.join(DTYPES)}; convert it first")
+    return Settings(
+        batch_size=batch_size,
+        device=cast("Any", device),
+        dtype=cast("Any", kinds.pop()),
+        min_time_s=_TIMED_S if budget.latency_ms is not None else _RUN_S,
+    )
 
 
 @dataclass(frozen=True)
@@ -438,10 +463,7 @@ def _agree(verification: Verification, made: Plan) -> None:
 def _judge(verification: Verification, strict: bool) -> None:
     if verification.ok:
         return
-    message = f"MACs grew {verification.growth:.3f} times"
-    if verification.target_growth is not None:
-        message += f" where {verification.target_growth:.3f} was wanted"
-        message += f", beyond the tolerance of {verification.tolerance:.1%}"
+    message = failure_of(verification) or ""
     if verification.notes:
         message += f" ({verification.notes[0]})"
     if strict:

@@ -143,6 +143,8 @@ class Context:
     """Module path of each kernel that slides over channels -> how far it reaches, the channels of each call."""
     read: set[Place] = field(default_factory=set)
     """Attributes of the model's own modules that stand in arguments."""
+    counts: dict[fx.Node, Poly] = field(default_factory=dict)
+    """Nodes that are rows of numbers from 0 on -> how many, where that depends on the input size."""
     sums: list[tuple[fx.Node, Poly]] = field(default_factory=list)
     """Additions of two tensors of one shape: (node, their channel dimension)."""
     frozen: dict[str, str] = field(default_factory=dict)

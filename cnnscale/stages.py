@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -41,6 +41,7 @@ __all__ = [
     "flags",
     "is_cat",
     "is_gathered",
+    "is_number",
     "is_residual",
     "is_sum",
     "shape",
@@ -136,10 +137,26 @@ def called_blocks(trace: Trace) -> Iterator[Block]:
     """Every module call that has one output, takes tensors only, and whose module is called once."""
     times = Counter(call.path for call in trace.calls)
     for call in trace.calls:
-        if times[call.path] == 1 and isinstance(call.output, fx.Node):
-            block = _block(trace, (call.path,), _start(trace, call), call.stop, call.output)
+        output = _only_tensor(call.output)
+        if times[call.path] == 1 and output is not None:
+            block = _block(trace, (call.path,), _start(trace, call), call.stop, output)
             if block is not None:
                 yield _joined(trace, block)
+
+
+def _only_tensor(output: Any) -> fx.Node | None:
+    """What a call returns, if that is one tensor, alone or beside sizes."""
+    several = isinstance(output, (tuple, list))
+    tensors = [n for n in (output if several else [output]) if isinstance(n, fx.Node) and shape(n)]
+    sizes = [n for n in output if n not in tensors] if several else []
+    return tensors[0] if len(tensors) == 1 and all(is_number(n) for n in sizes) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value, or that of a node, is an integer; or several are."""
+    if isinstance(value, (tuple, list)):
+        return all(map(is_number, value))
+    return isinstance(value.meta.get("val") if isinstance(value, fx.Node) else value, int)
 
 
 def _start(trace: Trace, call: Call) -> int:
@@ -214,8 +231,8 @@ def _block(trace: Trace, modules: tuple[str, ...], start: int, stop: int, output
     nodes = trace.nodes[start:stop]
     inside = set(nodes)
     read = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside)
-    inputs = tuple(node for node in read if not isinstance(node.meta["val"], int))  # sizes come from where they may
-    escapes = any(user not in inside for n in nodes if n is not output for user in n.users)
+    inputs = tuple(node for node in read if not is_number(node))  # sizes come from where they may, and go there
+    escapes = any(user not in inside for n in nodes if n is not output and not is_number(n) for user in n.users)
     if not inputs or output not in inside or escapes or not all(map(shape, (*inputs, output))):
         return None
     layers = sum(_is_weighted(trace, n) for n in nodes)

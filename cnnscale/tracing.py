@@ -260,6 +260,10 @@ class _Value(fx.Proxy):
     def _item(self, index: int) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """A node without a value: the tensor itself has changed for every node behind."""
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
     def __contains__(self, item: Any) -> bool:
         return item in self.value
 

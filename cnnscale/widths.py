@@ -25,7 +25,17 @@ from .shapes import Split
 from .symbolic import Atom, Poly, Values
 from .tracing import caller
 
-__all__ = ["Choice", "Group", "check_pins", "choose", "groups", "meeting", "pinned_atoms", "pinned_layers"]
+__all__ = [
+    "Choice",
+    "Group",
+    "check_pins",
+    "choose",
+    "groups",
+    "meeting",
+    "pinned_atoms",
+    "pinned_layers",
+    "told_factors",
+]
 
 
 @dataclass(frozen=True)
@@ -77,16 +87,27 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
     rules = found_rules(analysis, layers, _parts(analysis, cuts, layers), trunk, divisor)
     for pattern, text in told:
         rules = told_rules(analysis, rules, layers, pattern, text, divisor)
+    units = _units_of_tensors(analysis) if scalable - layers.keys() else {}
     found = []
     for atom in sorted(scalable, key=lambda a: (a not in trunk or a in rules, a.index)):
         own = layers.get(atom, [])
         name = analysis.baseline_path(own[0][0]) if own else atom.name
         derived, base = rules.get(atom, (None, None))
-        unit = math.gcd(*(unit for _, unit in own)) if own else 1
+        unit = math.gcd(*(unit for _, unit in own)) if own else units.get(atom, 1)
         whole = resolve(cuts[atom].whole) if atom in cuts and not own else None
         whole = None if whole is None or atom in set(whole.atoms()) else whole
         found.append(Group(atom, name, tuple(path for path, _ in own), unit, derived, base, whole))
     return found
+
+
+def _units_of_tensors(analysis: Analysis) -> dict[Atom, int]:
+    """What the tensors that have a width alone have it times."""
+    units: dict[Atom, int] = {}
+    for dim in {dim for dims in analysis.ctx.tensors.values() for dim in dims}:
+        single = analysis.ctx.equations.resolve(dim).single()
+        if single is not None:
+            units[single[1]] = math.gcd(single[0], units.get(single[1], 0))
+    return units
 
 
 def _parts(analysis: Analysis, cuts: Mapping[Atom, Split], layers: Layers) -> dict[Atom, str]:
@@ -108,11 +129,22 @@ def _trunk(analysis: Analysis) -> set[Atom]:
 
 
 def choose(
-    found: Sequence[Group], width: float, values: Values, *, divisor: int, round_limit: float, pinned: dict[Atom, str]
+    found: Sequence[Group],
+    width: float,
+    values: Values,
+    *,
+    divisor: int,
+    round_limit: float,
+    pinned: Mapping[Atom, str],
+    factors: Mapping[Atom, float],
 ) -> Iterator[Choice]:
-    """Decide each group's width, writing it into ``values`` (which already holds the numbers of added blocks)."""
+    """Decide each group's width, writing it into ``values`` (which already holds the numbers of added blocks).
+
+    ``factors`` are multipliers of single groups, instead of ``width``.
+    """
     for group in found:
-        choice = _choice(group, width, values, divisor, round_limit, pinned.get(group.atom))
+        factor = factors.get(group.atom, width)
+        choice = _choice(group, factor, values, divisor, round_limit, pinned.get(group.atom))
         values[group.atom] = choice.value
         yield choice
 
@@ -141,6 +173,33 @@ def _choice(group: Group, width: float, values: Values, divisor: int, round_limi
 
 def _of(unit: int) -> str:
     return f", in {unit} groups" if unit > 1 else ""
+
+
+def told_factors(
+    analysis: Analysis, found: Sequence[Group], patterns: Sequence[tuple[str, float]]
+) -> dict[Atom, float]:
+    """The multipliers of single groups: (regular expression on module paths, multiplier), the last match holds.
+
+    All layers that share a width get it. A width that follows another by a rule goes on doing so.
+
+    Raises:
+        UsageError: a pattern is no regular expression, matches no width, or only such as follow others.
+    """
+    factors: dict[Atom, float] = {}
+    for pattern, factor in patterns:
+        search = compiled(pattern, "width")
+        named = [g for g in found if any(search(analysis.baseline_path(p)) for p in g.layers)]
+        free = [g for g in named if g.derived is None]
+        if not named:
+            example = next((g.name for g in found), "none")
+            raise UsageError(f"width={{{pattern!r}: ...}} matches no layer whose width can change, such as {example!r}")
+        if not free:
+            raise UsageError(
+                f"width={{{pattern!r}: ...}} names {named[0].name!r}, which follows another width "
+                f"({named[0].derived}); name that one, or free it with derive={{{pattern!r}: 'on its own'}}"
+            )
+        factors.update(dict.fromkeys((g.atom for g in free), factor))
+    return factors
 
 
 def pinned_atoms(analysis: Analysis, patterns: Sequence[str]) -> dict[Atom, str]:

@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnnscale import benchmarking
-from cnnscale.benchmarking import Report, Settings, Variant, bench_rows, environment, peak_memory, time_model
+from cnnscale.benchmarking import Report, Variant, bench_rows, environment
 from cnnscale.coefficients import Coefficients, Multipliers
 from cnnscale.errors import ModelError, UsageError
 from cnnscale.plans import Cost, Options, Plan
 from cnnscale.records import Scaling, Verification
+from cnnscale.timing import DTYPES, Settings, peak_memory, time_model
 
 FAST = Settings(batch_size=2, device="cpu", min_time_s=0.001, threads=1)
 SIZE = (3, 8, 8)
@@ -222,7 +222,7 @@ class TestTiming:
         settings = dataclasses.replace(FAST, dtype=dtype, channels_last=channels_last, threads=2)
         before = torch.get_num_threads()
         time_model(Spy().train(), SIZE, settings)
-        kind = benchmarking.DTYPES[dtype]
+        kind = DTYPES[dtype]
         assert seen == {(kind, (2, *SIZE), channels_last, kind, False, True, 2)}
         assert torch.get_num_threads() == before
 
@@ -262,7 +262,7 @@ class TestPeakMemory:
 
     def test_measuring_writes_nothing_and_leaves_the_environment_as_it_was(self):
         code = (
-            "import os, torch; from cnnscale.benchmarking import Settings, time_model; before = dict(os.environ);"
+            "import os, torch; from cnnscale.timing import Settings, time_model; before = dict(os.environ);"
             "time_model(torch.nn.Conv2d(3, 4, 1), (3, 8, 8), Settings(device='cpu', min_time_s=0.001));"
             "assert os.environ == before"
         )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cnnscale import benchmarking, cli, plans
+from cnnscale import benchmarking, cli, plans, timing
 from cnnscale.errors import ModelError
 from cnnscale.loading import PLAN_FILE, WEIGHTS_FILE, load, rebuild, save
 
@@ -117,7 +117,7 @@ class TestUsage:
         [
             (("plan",), "MODEL"),
             (("plan", "resnet18", "--phi", "much"), "'--phi'"),
-            (("plan", "resnet18", "--phi", "1", "2"), "2"),
+            (("explain", "resnet18", "--phi", "1", "2"), "2"),
             (("plan", "resnet18", "--depth-rounding", "up"), "up"),
             (("frobnicate",), "frobnicate"),
             (("bench", "resnet18", "--phi"), "--phi"),
@@ -458,7 +458,7 @@ class TestBench:
     def test_the_model_that_was_loaded_is_left_alone(self, net: str):
         model = load(f"{net}:build").model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        settings = benchmarking.Settings(batch_size=1, min_time_s=0.001, dtype="bf16", device="cpu")
+        settings = timing.Settings(batch_size=1, min_time_s=0.001, dtype="bf16", device="cpu")
         report = benchmarking.benchmark(model, [1], settings=settings, input_size=(3, 32, 32))
         assert report.ok
         assert model.training

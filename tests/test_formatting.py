@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cnnscale.benchmarking import Environment, Report, Row, Timing
+from cnnscale.benchmarking import Environment, Report, Row
 from cnnscale.coefficients import Coefficients, Multipliers
 from cnnscale.formatting import (
     bench_view,
@@ -22,6 +22,7 @@ from cnnscale.formatting import (
 )
 from cnnscale.plans import Cost, Fixed, Options, Plan, Stage, Width
 from cnnscale.records import Scaling, Verification
+from cnnscale.timing import Timing
 
 BEFORE = Cost(macs=1_814_000_000, params=11_689_512, activations=2_480_000)
 AFTER = Cost(macs=3_640_000_000, params=19_300_000, activations=4_100_000)

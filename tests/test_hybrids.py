@@ -429,3 +429,78 @@ def test_hybrids_of_the_zoo_are_scaled_to_their_own_class(name):
     for module in scales:
         width = vars(module).get("key_dim", vars(module).get("head_dim", vars(module).get("dim_head_qk")))
         assert width is None or module.scale == pytest.approx(width**-0.5)
+
+
+class Written(nn.Module):
+    """Attention to which a bias is added by writing into a part of it: a table of the differences of places, counted
+    from the sizes of the map, or kept as a constant."""
+
+    def __init__(self, counted: bool, dim: int = 32, side: int = 8) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.rows = nn.Parameter(torch.randn(2 * side - 1, 4))
+        self.counted = counted
+        self.register_buffer("places", torch.arange(side)[:, None] - torch.arange(side)[None] + side - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height = len(x), x.shape[2]
+        q, k, v = self.qkv(x.mean(3).transpose(1, 2)).reshape(batch, height, 3, 4, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1)
+        places = self.places
+        if self.counted:
+            places = (torch.arange(height)[:, None] - torch.arange(height)[None] + height - 1).long()
+        scores[:, :, :, 0:] = scores[:, :, :, 0:] + self.rows[places].permute(2, 0, 1)
+        return x + self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)).transpose(1, 2)[..., None]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_table_of_places_fixes_the_resolution(counted):
+    result = scale(Hybrid(Written(counted)), phi=2, fit=False).eval()
+    plan = result.scaling.plan
+    assert plan.input_size == SIZE
+    assert any(fixed.what == "resolution" and "getitem" in fixed.why for fixed in plan.fixed) or not counted
+    assert result.mixers[0].rows.shape == (15, 4)
+    assert result.mixers[0].qkv.out_features == 3 * result.mixers[0].proj.out_features > 96
+    assert result(torch.rand(2, *SIZE)).shape == (2, 10)
+
+
+class Reordered(nn.Module):
+    """Pixels in an order that is a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.arange(64).flip(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.flatten(2)[:, :, self.order].mean(2)[:, :, None, None]
+
+
+def test_an_order_of_pixels_fixes_the_resolution():
+    assert scale(Hybrid(Reordered()), fit=False).scaling.plan.input_size == SIZE
+
+
+class TwoScales(nn.Module):
+    """Queries, keys and values of two scales, cut into heads of a fixed size: sums of widths must fit the heads."""
+
+    def __init__(self, dim: int = 96, head: int = 32, groups: int = 9) -> None:
+        super().__init__()
+        self.head = head
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.wide = nn.Conv2d(3 * dim, 3 * dim, 1, groups=groups)
+        self.proj = nn.Conv2d(2 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        qkv = self.qkv(x)
+        qkv = torch.cat([qkv, self.wide(qkv)], 1).reshape(batch, -1, 3 * self.head, height * width)
+        q, k, v = qkv.transpose(-1, -2).chunk(3, -1)
+        return x + self.proj((q @ (k.transpose(-1, -2) @ v)).transpose(-1, -2).reshape(batch, -1, height, width))
+
+
+@pytest.mark.parametrize("groups", [9, 12, 36])
+@pytest.mark.parametrize("width", [1.1, 1.5, 0.7])
+def test_sums_of_widths_that_must_fit_heads(groups, width):
+    result = scale(Hybrid(TwoScales(groups=groups), width=96), phi=None, width=width)
+    for plan in result.scaling.plan.widths:
+        assert (plan.after - plan.before) * (width - 1) >= 0
+    assert result(torch.rand(2, *SIZE)).shape == (2, 10)

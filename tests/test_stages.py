@@ -218,3 +218,66 @@ def test_a_copy_never_adds_in_place_to_its_input():
     scaled = cnnscale.scale(net, depth=2, input_size=SIZE)
     assert [len(stage) for stage in scaled[0]] == [2, 2]
     scaled(torch.randn(2, *SIZE)).sum().backward()
+
+
+class Interrupted(nn.Module):
+    """A loop over its blocks that does something else behind the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.blocks = nn.ModuleList(Residual(16) for _ in range(4))
+        self.position = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i == 0:
+                x = self.position(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_no_copy_goes_where_a_loop_does_something_else():
+    result = cnnscale.scale(Interrupted(), depth=2, input_size=(3, 32, 32), seed=0)
+    stages = [(s.path, s.repeats, s.new_repeats) for s in result.scaling.plan.stages]
+    assert stages == [("blocks.0", 1, 1), ("blocks.1", 3, 6)]
+    assert "something else" in result.scaling.plan.stages[0].note
+    assert result.scaling.form == "module"
+
+
+class Sized(nn.Module):
+    """Takes a map as a row of tokens and its sides, and hands on both."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.mlp = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, sides: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+        image = self.conv(x.transpose(1, 2).unflatten(2, sides))
+        return x + self.mlp(image.flatten(2).transpose(1, 2)), (image.shape[2], image.shape[3])
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, 4)
+        self.blocks = nn.ModuleList(Sized(16) for _ in range(3))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        sides = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x, sides = block(x, sides)
+        return self.head(x.mean(1))
+
+
+def test_blocks_that_hand_on_sizes_repeat():
+    result = cnnscale.scale(Tokens(), depth=2, width=1.5, resolution=1.5, input_size=(3, 32, 32), seed=0)
+    assert [(s.path, s.repeats, s.new_repeats) for s in result.scaling.plan.stages] == [("blocks", 3, 6)]
+    assert result.scaling.form == "module"
+    assert result(torch.rand(2, 3, 48, 48)).shape == (2, 5)
