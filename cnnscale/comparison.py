@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,24 +27,22 @@ def compare(
     Raises:
         ModelError: a network does not run at this size.
     """
-    return Preservation(
-        fp64=_errors(baseline, scaled, input_size, exact or {}, torch.float64),
-        fp32=_errors(baseline, scaled, input_size, exact or {}, torch.float32),
-    )
+    before, after = plain_copy(baseline).to(torch.float64), plain_copy(scaled).to(torch.float64)
+    assign(after, exact or {})
+    fp64 = _errors(_outputs(after, input_size), _outputs(before, input_size))
+    single = _outputs(before.to(torch.float32), input_size)
+    fp32 = _errors(_outputs(after.to(torch.float32), input_size), single)
+    rounding = _errors(single, _outputs(before.to(torch.float64), input_size))
+    return Preservation(fp64=fp64, fp32=fp32, rounding=max(rounding, default=0.0))
 
 
-def _errors(
-    baseline: nn.Module, scaled: nn.Module, size: tuple[int, ...], exact: Mapping[str, Tensor], dtype: torch.dtype
-) -> tuple[float, ...]:
-    net = plain_copy(scaled).to(torch.float64)
-    assign(net, exact)
-    before, after = _outputs(plain_copy(baseline).to(dtype), size), _outputs(net.to(dtype), size)
-    if [tuple(t.shape) for t in before] != [tuple(t.shape) for t in after]:
+def _errors(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, ...]:
+    shapes = [[tuple(t.shape) for t in tensors] for tensors in (found, wanted)]
+    if shapes[0] != shapes[1]:
         raise ModelError(
-            f"at the baseline's input size {size} the scaled model returns {[tuple(t.shape) for t in after]} where the "
-            f"baseline returns {[tuple(t.shape) for t in before]}"
+            f"at the baseline's input size the scaled model returns {shapes[0]} where the baseline returns {shapes[1]}"
         )
-    return tuple(relative_error(found, wanted) for found, wanted in zip(after, before, strict=True))
+    return tuple(relative_error(f.to(w.dtype), w) for f, w in zip(found, wanted, strict=True))
 
 
 def assign(net: nn.Module, exact: Mapping[str, Tensor]) -> None:

@@ -176,7 +176,7 @@ class _Walk:
     # --- tensors that the network reads as such -----------------------------------------------------------------------
 
     def _attribute(self, node: fx.Node, source: fx.Node) -> Value:
-        if all(_is_layers_weight(node, user) for user in node.users):
+        if all(_is_layers_weight(node, user) for user in node.users if has_tensors(user.meta.get("val"))):
             return Other.FREE  # the layer says what it must be
         name, value = str(source.target), source.meta["val"]
         if not value.is_floating_point():
@@ -278,6 +278,9 @@ class _Walk:
         inputs = [self.env[each] for each in operands(node)]
         if layer is not None and like is not None:
             self._fit(node, layer, like)
+            given = self.env[layer.source]
+            if layer.kind == "scales" and isinstance(given, Channels):
+                return replace(given, of=source)
         same = all(map(_is_whole, inputs))
         if inputs and same and _shapes(node) == _shapes(source):
             return _whole(source)

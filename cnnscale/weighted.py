@@ -95,14 +95,20 @@ def _tap(conv: _ConvNd) -> tuple[int, ...] | None:
     return middle if keeps else None
 
 
+_STATISTICS = ("running_mean", "running_var")
 _ARGUMENTS = dict.fromkeys(
     ("conv1d", "conv2d", "conv3d"), ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-) | {"linear": ("input", "weight", "bias")}
+) | {
+    "linear": ("input", "weight", "bias"),
+    "batch_norm": ("input", *_STATISTICS, "weight", "bias", "training", "momentum", "eps"),
+}
 
 
 def _function(node: fx.Node, name: str) -> Weighted | None:
     """A functional layer whose weight is a parameter as it is; None where the weight is computed."""
     given: dict[str, Any] = dict(zip(_ARGUMENTS[name], node.args, strict=False)) | node.kwargs
+    if name == "batch_norm":
+        return _functional_norm(given)
     weight, bias, groups = given.get("weight"), given.get("bias"), given.get("groups", 1)
     if not is_weight(weight) or not (bias is None or is_weight(bias)) or not isinstance(groups, int):
         return None
@@ -111,3 +117,14 @@ def _function(node: fx.Node, name: str) -> Weighted | None:
     source = given["input"]
     axis = len(source.meta["val"].shape) - max(1, weight.meta["val"].dim() - 1)
     return Weighted("mixes", tensors, source, axis, groups, silenced=tuple(tensors))
+
+
+def _functional_norm(given: Mapping[str, Any]) -> Weighted | None:
+    """A batch norm in eval mode whose tensors are those of a module as they are."""
+    undone = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0 - float(given.get("eps", 1e-5))}
+    held = {role: given[role] for role in undone if given.get(role) is not None}
+    if given.get("training") or not all(isinstance(t, fx.Node) and t.op == "get_attr" for t in held.values()):
+        return None
+    tensors = {role: str(tensor.target) for role, tensor in held.items()}
+    tracked = all(role in held for role in _STATISTICS)
+    return Weighted("scales", tensors, given["input"], undone=undone if tracked else {}, silenced=_affine([*tensors]))

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from checks import for_nets, model_state, scaled
+from checks import for_nets, model_state, scaled, structure
 from filling import fill
 from hypothesis import strategies as st
 from nets import NetSpec, StageSpec
@@ -83,6 +83,13 @@ def test_a_shuffle_is_followed():
 @pytest.mark.parametrize("extra", ["twice", "tied"])
 def test_a_layer_called_twice_has_one_weight(extra):
     preserved(filled(spec_of(BLOCKS["residual"], extra=extra)), width=1.5)
+
+
+def test_a_single_block_in_double_precision_is_opened_as_in_single():
+    """A made copy is tried out, in the precision of its network."""
+    baseline = filled(spec_of(StageSpec("inverted", 16, 1, ratio=3, se=4)))
+    wanted = structure(cnnscale.scale(baseline, depth=2.0, input_size=SIZE))
+    assert structure(preserved(baseline.double(), depth=2.0)) == wanted
 
 
 def check_exact_or_refused(spec, way, counts):
