@@ -18,12 +18,15 @@ from .coefficients import EFFICIENTNET, Coefficients, Multipliers
 from .errors import (
     BudgetError,
     CnnScaleError,
+    ExportError,
+    ExportWarning,
     GrowthError,
     GrowthWarning,
     ModelError,
     PlanError,
     PreserveError,
     RewriteError,
+    SearchError,
     TraceError,
     UnsupportedOpError,
     UsageError,
@@ -32,11 +35,13 @@ from .errors import (
 from .plans import Family, Plan
 from .publications import Published, published
 from .records import Preservation, Scaling, Verification
+from .searching.grid import Grid
 from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
 if TYPE_CHECKING:
     from .measuring import measure
     from .scaling import apply, family, plan, scale, verify
+    from .searching.search import search
 
 __version__ = "0.1.0"
 
@@ -54,7 +59,10 @@ __all__ = [
     "CnnScaleError",
     "Coefficients",
     "Cost",
+    "ExportError",
+    "ExportWarning",
     "Family",
+    "Grid",
     "GrowthError",
     "GrowthWarning",
     "Measurement",
@@ -67,6 +75,7 @@ __all__ = [
     "Published",
     "RewriteError",
     "Scaling",
+    "SearchError",
     "Strategy",
     "TraceError",
     "UnsupportedOpError",
@@ -79,10 +88,12 @@ __all__ = [
     "plan",
     "published",
     "scale",
+    "search",
     "verify",
 ]
 
 _WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
+_WITH_TORCH |= {"search": "searching.search"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .copying import plain_copy
 from .errors import ModelError
 from .records import Preservation
-from .tracing import BATCH, plain_copy, user_frame
+from .tracing import BATCH, user_frame
 
 __all__ = ["assign", "compare", "random_images", "relative_error", "tensors_of"]
 

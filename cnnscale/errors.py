@@ -10,9 +10,12 @@
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
     ├── PreserveError       no weights make the scaled model compute the baseline's function
-    └── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    ├── GrowthError         the measured growth is out of tolerance (``strict=True``)
+    ├── SearchError         a store of trials is another search's, or there is nothing to choose from
+    └── ExportError         a model cannot be written as source or in another format, or its copy computes otherwise
 
     GrowthWarning           the same, without ``strict``
+    ExportWarning           model.py could not be written, or does not say all
 
 Each message says what happened, where (node, ``file:line``, shape) and what to do about it.
 """
@@ -22,12 +25,15 @@ from __future__ import annotations
 __all__ = [
     "BudgetError",
     "CnnScaleError",
+    "ExportError",
+    "ExportWarning",
     "GrowthError",
     "GrowthWarning",
     "ModelError",
     "PlanError",
     "PreserveError",
     "RewriteError",
+    "SearchError",
     "TraceError",
     "UnsupportedOpError",
     "UsageError",
@@ -79,5 +85,17 @@ class GrowthError(CnnScaleError):
     """The measured growth is out of tolerance."""
 
 
+class ExportError(CnnScaleError):
+    """A model cannot be written as source or in another format, or what was written computes something else."""
+
+
+class SearchError(CnnScaleError):
+    """A store of trials belongs to another search, or its trials leave nothing to choose from."""
+
+
 class GrowthWarning(UserWarning):
     """The measured growth is out of tolerance, or cannot reach its target."""
+
+
+class ExportWarning(UserWarning):
+    """``model.py`` could not be written beside a saved model, or leaves something out."""

@@ -191,7 +191,9 @@ def _further(space: Space, phi: float, target: float, tried: list[Candidate]) ->
     ]
     seen: dict[int, Candidate] = {}
     for depth, width in points:
-        seen.setdefault(id(space.growth(depth, width)), _pixels(space, depth, width, width, target, uneven=True))
+        growth = id(space.growth(depth, width))
+        if growth not in seen:  # points in plenty round to the same numbers
+            seen[growth] = _pixels(space, depth, width, width, target, uneven=True)
     return list(seen.values())
 
 
@@ -217,11 +219,12 @@ def _pixels(space: Space, depth: float, width: float, rest: float, target: float
     held = space.holds("resolution")
     if space.fixed or (held and _distance(growth.at(formula), target) <= space.tolerance):
         return Candidate(depth, width, formula, growth.at(formula), space.apart("width", width, rest))
-    longest = max(space.sides(0.0))
-    uneven = uneven and space.sides(0.0)[-1] > 1
+    own = space.sides(0.0)
+    longest = max(own)
+    uneven = uneven and own[-1] > 1
 
     def sides(pixels: int) -> Sides:
-        return space.fitting(tuple(max(1, round(side * pixels / longest)) for side in space.sides(0.0)))
+        return space.fitting(tuple(max(1, round(side * pixels / longest)) for side in own))
 
     room = math.ceil(_CLOSING * longest)
     low, high = (longest - room, longest + room) if held else (1, 4 * max(formula))

@@ -27,6 +27,7 @@ __all__ = [
     "aim_text",
     "bench_table",
     "bench_view",
+    "cell",
     "explain_view",
     "failure_of",
     "family_view",
@@ -35,8 +36,11 @@ __all__ = [
     "format_plan",
     "format_scaling",
     "format_verification",
+    "labelled",
+    "new_table",
     "plan_view",
     "quantity",
+    "ratio_text",
     "scaling_view",
     "size_text",
     "verification_view",
@@ -111,7 +115,7 @@ def _missed(verification: Verification) -> str | None:
     if verification.on_target:
         return None
     if target is not None:
-        growth = f"MACs grew {_ratio(verification.growth)} where {_ratio(target)} was wanted"
+        growth = f"MACs grew {ratio_text(verification.growth)} where {ratio_text(target)} was wanted"
         return f"{growth}, {verification.growth / target - 1:+.1%} {tolerance}"
     binding, load = max(verification.loads.items(), key=lambda item: item[1])
     limit = _limit_text(binding, load, verification.scaled, verification.measured)
@@ -134,9 +138,9 @@ def plan_view(plan: Plan) -> Group:
         Text(),
         _cost_table(plan.before, plan.after),
         Text(),
-        _line("growth of MACs", _growth_text(plan.growth, "planned", plan.target_growth, plan.formula_growth)),
+        labelled("growth of MACs", _growth_text(plan.growth, "planned", plan.target_growth, plan.formula_growth)),
         *_budget_lines(plan.budget, plan.loads, plan.after, plan.measured),
-        _line("channel groups", _width_summary(plan)),
+        labelled("channel groups", _width_summary(plan)),
         *_fixed_lines(plan.fixed),
     )
 
@@ -144,7 +148,7 @@ def plan_view(plan: Plan) -> Group:
 def family_view(family: Family) -> Group:
     """The plans of one model side by side, one line per plan, and under it the repeats and widths of every stage."""
     plans = family.plans
-    sizes = _table(
+    sizes = new_table(
         "", "input", "depth", "width", "res.", "MACs", "params", "activations", "growth", "wanted", left=("",)
     )
     for plan in plans:
@@ -154,12 +158,12 @@ def family_view(family: Family) -> Group:
             size_text(plan.input_size),
             *(f"{x:.2f}" for x in (got.depth, got.width, got.resolution)),
             *map(quantity, (cost.macs, cost.params, cost.activations)),
-            *map(_ratio, (plan.growth, plan.target_growth)),
+            *map(ratio_text, (plan.growth, plan.target_growth)),
         )
-    stages = _table("stage", "block", "now", *map(aim_text, plans), left=("stage", "block"))
+    stages = new_table("stage", "block", "now", *map(aim_text, plans), left=("stage", "block"))
     for now, *planned in zip(plans[0].stages, *(plan.stages for plan in plans), strict=True):
         cells = (f"{stage.new_repeats} x {stage.new_width}" for stage in planned)
-        stages.add_row(*map(_cell, (now.path, now.block, f"{now.repeats} x {now.width}", *cells)))
+        stages.add_row(*map(cell, (now.path, now.block, f"{now.repeats} x {now.width}", *cells)))
     below = (Text(), Text("repeats x width", style="dim"), stages) if plans[0].stages else ()
     return Group(Text(plans[0].model, style="bold"), Text(), sizes, *below)
 
@@ -174,10 +178,10 @@ def explain_view(plan: Plan) -> Group:
         Text(),
         *_direction_lines(plan),
         Text(),
-        _line("repeats", rounding),
+        labelled("repeats", rounding),
         _repeats_table(plan.stages) if plan.stages else Text("no block of this model repeats"),
         Text(),
-        _line("widths", f"multiples of {options.divisor}{limit}, save where another rule is named"),
+        labelled("widths", f"multiples of {options.divisor}{limit}, save where another rule is named"),
         _widths_table(plan),
         Text(),
         _cost_table(plan.before, plan.after),
@@ -189,18 +193,18 @@ def explain_view(plan: Plan) -> Group:
 def verification_view(verification: Verification) -> Group:
     """A verification: measured costs, every growth that was promised or counted, the notes and the verdict."""
     growth = _growth_text(verification.growth, "measured", verification.target_growth, verification.formula_growth)
-    thop = "could not count this model" if verification.thop_growth is None else _ratio(verification.thop_growth)
+    thop = "could not count this model" if verification.thop_growth is None else ratio_text(verification.thop_growth)
     failure = failure_of(verification)
     verdict = Text("ok", style="green") if failure is None else Text(f"FAILED: {failure}", style="red")
     return Group(
         _cost_table(verification.baseline, verification.scaled),
         Text(),
-        _line("growth of MACs", growth),
+        labelled("growth of MACs", growth),
         *_budget_lines(verification.budget, verification.loads, verification.scaled, verification.measured),
-        _line("thop's growth", thop),
-        _line("changed", f"{verification.changed:.1%} of the weights of 2 or more dimensions"),
-        *(_line("note", note) for note in verification.notes),
-        _line("verification", verdict),
+        labelled("thop's growth", thop),
+        labelled("changed", f"{verification.changed:.1%} of the weights of 2 or more dimensions"),
+        *(labelled("note", note) for note in verification.notes),
+        labelled("verification", verdict),
     )
 
 
@@ -211,15 +215,15 @@ def scaling_view(scaling: Scaling) -> Group:
     growth = _growth_text(plan.growth, "planned", None, None)
     return Group(
         _heading(plan),
-        _line("form", form),
+        labelled("form", form),
         Text(),
         _stage_table(plan.stages),
         Text(),
         _multiplier_table(plan.multipliers, plan.achieved),
         Text(),
         *verification_view(verification).renderables,
-        _line("plan", growth + (", as measured" if verification.as_planned else ", NOT as measured")),
-        _line("channel groups", _width_summary(plan)),
+        labelled("plan", growth + (", as measured" if verification.as_planned else ", NOT as measured")),
+        labelled("channel groups", _width_summary(plan)),
         *_fixed_lines(plan.fixed),
     )
 
@@ -235,7 +239,11 @@ def bench_view(report: Report, *, width: int = _WIDTH) -> Group:
         Text(f"{env.device_name} ({env.device}), {setting}, torch {env.torch}", style="dim"),
         Text(),
         bench_table(report.rows, width=width),
-        *(_line(row.name, Text(row.problem.strip().split("\n")[0], style="red")) for row in report.rows if row.problem),
+        *(
+            labelled(row.name, Text(row.problem.strip().split("\n")[0], style="red"))
+            for row in report.rows
+            if row.problem
+        ),
     )
 
 
@@ -245,13 +253,13 @@ def bench_table(rows: Iterable[Row], *, width: int = _WIDTH) -> Table:
     ``growth`` (of MACs) and ``time`` are ratios to the baseline; latency is the median.
     """
     rows = tuple(rows)
-    cells = [[*map(_cell, _bench_cells(row))] for row in rows]
-    table = _table(*_BENCH_COLUMNS, left=("input",))
+    cells = [[*map(cell, _bench_cells(row))] for row in rows]
+    table = new_table(*_BENCH_COLUMNS, left=("input",))
     for row, line in zip(rows, cells, strict=True):
         table.add_row(*line, style="" if row.verified else "red")
     if Console(width=2 * _WIDTH).measure(table).maximum <= width:
         return table
-    upright = _table("phi", *(f"{row.phi:g}" for row in rows), left=("phi",))
+    upright = new_table("phi", *(f"{row.phi:g}" for row in rows), left=("phi",))
     for label, *line in [*zip(_BENCH_COLUMNS, *cells, strict=True)][1:]:
         upright.add_row(Text(label, style="bold"), *line)
     return upright
@@ -263,9 +271,9 @@ def _bench_cells(row: Row) -> Iterable[str]:
     yield size_text(row.input_size) if row.input_size else "-"
     yield from (f"{x:.2f}" for x in (got.depth, got.width, got.resolution)) if got else ("-",) * 3
     yield from (quantity(cost.params), quantity(cost.macs)) if cost else ("-",) * 2
-    yield _ratio(row.growth)
-    yield _ratio(row.target_growth)
-    yield _ratio(row.time_growth)
+    yield ratio_text(row.growth)
+    yield ratio_text(row.target_growth)
+    yield ratio_text(row.time_growth)
     yield quantity(timing.images_per_s) if timing else "-"
     yield from (_fixed_point(timing.latency_ms), _fixed_point(timing.iqr_ms)) if timing else ("-",) * 2
     yield quantity(timing.peak_memory_bytes, "B") if timing else "-"
@@ -290,13 +298,13 @@ def _direction_lines(plan: Plan) -> list[RenderableType]:
     """The formula's multipliers, where the fit came to rest, and what the rounding made of it."""
     lines = []
     if plan.phi is not None:
-        lines.append(_line("formula", _multipliers_text(plan.coefficients.at(plan.phi))))
+        lines.append(labelled("formula", _multipliers_text(plan.coefficients.at(plan.phi))))
     if plan.phi is not None or plan.budget is not None:
         came = "fitted" if plan.options.fit else "taken as it is"
-        lines.append(_line(came, _multipliers_text(plan.multipliers)))
+        lines.append(labelled(came, _multipliers_text(plan.multipliers)))
     else:
-        lines.append(_line("given", _multipliers_text(plan.multipliers)))
-    lines.append(_line("got", _multipliers_text(plan.achieved)))
+        lines.append(labelled("given", _multipliers_text(plan.multipliers)))
+    lines.append(labelled("got", _multipliers_text(plan.achieved)))
     return lines
 
 
@@ -306,11 +314,11 @@ def _multipliers_text(multipliers: Multipliers) -> str:
 
 
 def _repeats_table(stages: tuple[Stage, ...]) -> Table:
-    table = _table("stage", "block", "now", "wanted", "got", "note", left=("stage", "block", "note"))
+    table = new_table("stage", "block", "now", "wanted", "got", "note", left=("stage", "block", "note"))
     for stage in stages:
         wanted = "-" if stage.wanted is None else _not_rounded_down(stage.wanted)
         table.add_row(
-            *map(_cell, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
+            *map(cell, (stage.path, stage.block, str(stage.repeats), wanted, str(stage.new_repeats), stage.note))
         )
     return table
 
@@ -322,10 +330,10 @@ def _not_rounded_down(value: float) -> str:
 
 
 def _widths_table(plan: Plan) -> Table:
-    table = _table("width of", "layers", "now", "wanted", "got", "rule", left=("width of", "rule"))
+    table = new_table("width of", "layers", "now", "wanted", "got", "rule", left=("width of", "rule"))
     for width in plan.widths:
         numbers = (str(len(width.layers)), str(width.before), f"{width.wanted:.1f}", str(width.after))
-        table.add_row(*map(_cell, (width.name, *numbers, width.rule)))
+        table.add_row(*map(cell, (width.name, *numbers, width.rule)))
     return table
 
 
@@ -339,7 +347,7 @@ def _budget_lines(
     lines = []
     for name, load in loads.items():
         binds = ", which binds" if name == binding and len(loads) > 1 else ""
-        lines.append(_line("budget", f"{_limit_text(name, load, cost, measured)} ({load - 1:+.1%}){binds}"))
+        lines.append(labelled("budget", f"{_limit_text(name, load, cost, measured)} ({load - 1:+.1%}){binds}"))
     return lines
 
 
@@ -351,27 +359,27 @@ def _limit_text(name: str, load: float, cost: Cost, measured: Measurement | None
 
 def _stage_table(stages: tuple[Stage, ...]) -> RenderableType:
     if not stages:
-        return _line("depth", "not applicable: no block of this model repeats")
+        return labelled("depth", "not applicable: no block of this model repeats")
     notes = ["note"] if any(stage.note for stage in stages) else []
-    table = _table("stage", "block", "repeats", "width", *notes, left=("stage", "block", "note"))
+    table = new_table("stage", "block", "repeats", "width", *notes, left=("stage", "block", "note"))
     for stage in stages:
         repeats, width = _change(stage.repeats, stage.new_repeats), _change(stage.width, stage.new_width)
-        table.add_row(*map(_cell, (stage.path, stage.block, repeats, width, *(stage.note for _ in notes))))
+        table.add_row(*map(cell, (stage.path, stage.block, repeats, width, *(stage.note for _ in notes))))
     return table
 
 
 def _multiplier_table(wanted: Multipliers, got: Multipliers) -> Table:
-    table = _table("multiplier", "wanted", "got", left=("multiplier",))
+    table = new_table("multiplier", "wanted", "got", left=("multiplier",))
     for name in ("depth", "width", "resolution"):
-        table.add_row(_cell(name), f"{getattr(wanted, name):.3f}", f"{getattr(got, name):.3f}")
+        table.add_row(cell(name), f"{getattr(wanted, name):.3f}", f"{getattr(got, name):.3f}")
     return table
 
 
 def _cost_table(before: Cost, after: Cost) -> Table:
-    table = _table("cost of one image", "before", "after", "growth", left=("cost of one image",))
+    table = new_table("cost of one image", "before", "after", "growth", left=("cost of one image",))
     for label, name in (("MACs", "macs"), ("params", "params"), ("activations", "activations")):
         old, new = getattr(before, name), getattr(after, name)
-        table.add_row(_cell(label), quantity(old), quantity(new), _ratio(new / old if old else None))
+        table.add_row(cell(label), quantity(old), quantity(new), ratio_text(new / old if old else None))
     return table
 
 
@@ -397,11 +405,11 @@ def _fixed_lines(fixed: tuple[Fixed, ...]) -> list[RenderableType]:
     lines = []
     for why, names in by_reason.items():
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        lines.append(_line("not scaled", f"{', '.join(names[:_NAMES_SHOWN])}{more}: {why}"))
+        lines.append(labelled("not scaled", f"{', '.join(names[:_NAMES_SHOWN])}{more}: {why}"))
     return list(lines)
 
 
-def _table(*columns: str, left: tuple[str, ...]) -> Table:
+def new_table(*columns: str, left: tuple[str, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         justify: Literal["left", "right"] = "left" if column in left else "right"
@@ -409,12 +417,12 @@ def _table(*columns: str, left: tuple[str, ...]) -> Table:
     return table
 
 
-def _cell(text: str) -> Text:
+def cell(text: str) -> Text:
     """Text as it is: module paths and regexes contain brackets, which rich would read as markup."""
     return Text(text)
 
 
-def _line(label: str, text: str | Text) -> RenderableType:
+def labelled(label: str, text: str | Text) -> RenderableType:
     """``label: text``, wrapped with a hanging indent."""
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
@@ -427,7 +435,7 @@ def _change(before: int, after: int) -> str:
     return str(before) if before == after else f"{before} -> {after}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
 

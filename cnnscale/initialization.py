@@ -12,9 +12,10 @@ import hashlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from .surgery import Origin, new_tensor, split_path
 __all__ = ["initialize"]
 
 Fan = Literal["none", "in", "out"]
+_Fans: TypeAlias = dict[tuple[type, str], Fan]
 _SAMPLE = 65536
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -38,7 +40,7 @@ def initialize(
     ``seed`` makes the draw reproducible; without one it follows from the state of torch's global generator, which is
     read but never advanced.
     """
-    fans = _fans(baseline)
+    fans = cache(lambda: _fans(baseline))
     source = _Source(seed)
     made: dict[int, torch.Tensor] = {}
     for path, module in scaled.named_modules():
@@ -71,7 +73,7 @@ def _value(
     tensor: torch.Tensor,
     like: torch.Tensor | None,
     place: _Place,
-    fans: dict[tuple[type, str], Fan],
+    fans: Callable[[], _Fans],
     source: _Source,
     *,
     same: bool,
@@ -147,16 +149,16 @@ def _is_uniform(sample: torch.Tensor, mean: float, std: float) -> bool:
     """By the fourth moment: 1.8 for a uniform distribution, 3 for a normal one. Few values decide nothing: uniform."""
     if sample.numel() < 32:
         return True
-    return float(((sample - mean) / std).pow(4).mean()) < 2.2
+    return float(((sample - mean) / std).square().square().mean()) < 2.2
 
 
-def _ratio(fans: dict[tuple[type, str], Fan], place: _Place, like: torch.Tensor, value: torch.Tensor) -> float:
+def _ratio(fans: Callable[[], _Fans], place: _Place, like: torch.Tensor, value: torch.Tensor) -> float:
     """Correction of the standard deviation for the new fan.
 
     A bias has torch's default where its std is 1 / sqrt(3 * fan in) of its weight; then it follows that fan.
     """
     if like.dim() > 1:
-        fan = fans.get((type(place.baseline), place.name), "none")
+        fan = fans().get((type(place.baseline), place.name), "none")
         return 1.0 if fan == "none" else math.sqrt(_fan(like, fan) / _fan(value, fan))
     before, after = getattr(place.baseline, "weight", None), getattr(place.scaled, "weight", None)
     if place.name != "bias" or before is None or after is None or before.dim() < 2 or like.numel() < 2:
@@ -171,7 +173,7 @@ def _fan(tensor: torch.Tensor, fan: Fan) -> int:
     return int(tensor.shape[1] if fan == "in" else tensor.shape[0]) * kernel
 
 
-def _fans(baseline: nn.Module) -> dict[tuple[type, str], Fan]:
+def _fans(baseline: nn.Module) -> _Fans:
     """(type of layer, name of tensor) -> the fan on which its standard deviation depends."""
     groups: dict[tuple[type, str], list[torch.Tensor]] = defaultdict(list)
     for path, tensor in baseline.named_parameters():

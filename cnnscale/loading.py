@@ -20,23 +20,39 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import CnnScaleError, ModelError, UsageError
+from .errors import CnnScaleError, ExportError, ExportWarning, ModelError, UsageError
 from .plans import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PLAN_FILE", "WEIGHTS_FILE", "Loaded", "check_output", "load", "load_weights", "rebuild", "save"]
+__all__ = [
+    "EXPORTS",
+    "PLAN_FILE",
+    "SOURCE_FILE",
+    "WEIGHTS_FILE",
+    "Factory",
+    "Loaded",
+    "check_output",
+    "load",
+    "load_weights",
+    "rebuild",
+    "save",
+]
 
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
+SOURCE_FILE = "model.py"
+EXPORTS = {"onnx": "model.onnx", "torch": "model.pt2"}
+"""Other formats, and the file that each is written to."""
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,17 @@ class Loaded:
     model: nn.Module
     input_size: tuple[int, ...] | None
     """(C, H, W) in pixels where the model declares its own, else None."""
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Builds the model of a name when it is called: what can be sent to another process instead of a model whose class
+    is known in this one only."""
+
+    spec: str
+
+    def __call__(self) -> nn.Module:
+        return load(self.spec).model
 
 
 def load(spec: str) -> Loaded:
@@ -225,15 +252,23 @@ def _blame(error: Exception, file: str | None = None) -> str:
 # --- a scaled model on disk ---------------------------------------------------------------------------------------
 
 
-def check_output(directory: str | Path, *, force: bool = False) -> None:
+def check_output(directory: str | Path, *, force: bool = False, exports: Sequence[str] = ()) -> None:
     """Make sure that :func:`save` will be able to write there, before any work is done. Creates nothing.
 
     Raises:
-        UsageError: a file to be written exists and ``force`` is false.
+        UsageError: a file to be written exists and ``force`` is false, or there is no such format.
+        ExportError: a library for a format is not installed.
         CnnScaleError: the folder cannot be written.
     """
     folder = Path(directory)
-    existing = [str(folder / name) for name in (WEIGHTS_FILE, PLAN_FILE) if (folder / name).exists()]
+    for name in exports:
+        if name not in EXPORTS:
+            raise UsageError(f"there is no format {name!r} to export to; there are {' and '.join(EXPORTS)}")
+    missing = [m for m in _ONNX if "onnx" in exports and importlib.util.find_spec(m) is None]
+    if missing:
+        raise ExportError(f'ONNX needs {" and ".join(missing)}: pip install "cnnscale[onnx]"')
+    files = (WEIGHTS_FILE, PLAN_FILE, SOURCE_FILE, *(EXPORTS[name] for name in exports))
+    existing = [str(folder / name) for name in files if (folder / name).exists()]
     if existing and not force:
         raise UsageError(f"{' and '.join(existing)} would be overwritten; pass --force (force=True) if that is meant")
     ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -244,11 +279,20 @@ def check_output(directory: str | Path, *, force: bool = False) -> None:
         raise CnnScaleError(f"cannot write to {folder}: {error.strerror} ({ancestor})") from error
 
 
-def save(model: nn.Module, directory: str | Path, *, force: bool = False) -> None:
+def save(
+    model: nn.Module, directory: str | Path, *, force: bool = False, exports: Sequence[str] = ()
+) -> tuple[Path, ...]:
     """Write a scaled model as ``model.safetensors`` and ``plan.json``, from which :func:`rebuild` makes it again.
 
+    Beside them goes ``model.py``, which builds the network without cnnscale; where that cannot be written, or leaves
+    something out, an :class:`ExportWarning` says so. ``exports`` names other formats, of :data:`EXPORTS`.
+
+    Returns:
+        What was written.
+
     Raises:
-        UsageError: the model was not made by cnnscale, or a file exists and ``force`` is false.
+        UsageError: the model was not made by cnnscale, a file exists and ``force`` is false, or an unknown format.
+        ExportError: a format could not be written; all other files are there.
         CnnScaleError: the folder cannot be written, or the model's tensors overlap in a way that cannot be saved.
     """
     from safetensors.torch import save_model
@@ -256,7 +300,7 @@ def save(model: nn.Module, directory: str | Path, *, force: bool = False) -> Non
     scaling = getattr(model, "scaling", None)
     if scaling is None:
         raise UsageError("only a model that cnnscale.scale() or apply() returned can be saved: it has no .scaling")
-    check_output(directory, force=force)
+    check_output(directory, force=force, exports=exports)
     folder = Path(directory)
     partial = folder / f".{WEIGHTS_FILE}.part"
     try:
@@ -270,6 +314,39 @@ def save(model: nn.Module, directory: str | Path, *, force: bool = False) -> Non
         raise CnnScaleError(f"cannot save the weights: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+    return folder / WEIGHTS_FILE, folder / PLAN_FILE, *_exported(model, folder, exports)
+
+
+def _exported(model: nn.Module, folder: Path, exports: Sequence[str]) -> list[Path]:
+    """Write ``model.py`` and other formats; a file that is wrong is not kept."""
+    from .exporting import onnx_file, source_file, torch_file
+
+    def source(model: nn.Module, path: Path) -> tuple[str, ...]:
+        text, notes = source_file(model)
+        path.write_text(text, encoding="utf-8")
+        return notes
+
+    writers = {SOURCE_FILE: source, EXPORTS["onnx"]: onnx_file, EXPORTS["torch"]: torch_file}
+    written: list[Path] = []
+    problems: list[str] = []
+    for name in (SOURCE_FILE, *(EXPORTS[each] for each in exports)):
+        path = folder / name
+        path.unlink(missing_ok=True)
+        try:
+            notes = writers[name](model, path)
+        except ExportError as error:
+            path.unlink(missing_ok=True)
+            if name != SOURCE_FILE:
+                problems.append(f"{path} was not written: {error}")
+                continue
+            notes = (f"was not written: {error}",)
+        else:
+            written.append(path)
+        for note in notes:
+            warnings.warn(ExportWarning(f"{path}: {note}"), stacklevel=3)
+    if problems:
+        raise ExportError("; ".join(problems))
+    return written
 
 
 def rebuild(model: nn.Module, directory: str | Path) -> nn.Module:

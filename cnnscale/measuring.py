@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from thop.profile import register_hooks as thop_rules
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from .budgets import Cost
+from .copying import meta_copy
 from .errors import ModelError
-from .tracing import SAME_SHAPE, example_input, is_leaf, meta_copy, user_frame
+from .shortcuts import Shortcuts
+from .tracing import example_input, user_frame
 
 __all__ = ["measure", "run_once"]
 
@@ -76,7 +76,6 @@ def run_once(model: nn.Module, input_size: tuple[int, ...]) -> Pass:
     module = meta_copy(model).requires_grad_(False)
     module.train()  # where models forget what they computed for eval mode
     module.eval()
-    _shorten(module)
     params = sum(parameter.numel() for parameter in module.parameters())
     counter, outputs, calls = _Counter(), [], []
     module.register_forward_hook(lambda _module, _args, result: outputs.append(result))
@@ -84,7 +83,7 @@ def run_once(model: nn.Module, input_size: tuple[int, ...]) -> Pass:
         if isinstance(layer, (_ConvNd, nn.Linear)) and type(layer) in thop_rules:
             layer.register_forward_hook(lambda *call: calls.append(call))
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), counter, Shortcuts():
             module(example_input(module, input_size, batch=1))
     except Exception as error:  # user code may raise anything
         raise ModelError(
@@ -103,23 +102,3 @@ def _thop_macs(calls: list[Any]) -> int:
     for layer, inputs, output in calls:
         thop_rules[type(layer)](layer, inputs, output)
     return int(sum(layer.total_ops for layer in layers))
-
-
-def _shorten(module: nn.Module) -> None:
-    """Layers without MACs hand on what they get, batch norms after a look at its width: on meta, both are slow."""
-    for child in module.modules():
-        if is_leaf(child) and isinstance(child, SAME_SHAPE):
-            # method-assign: of our own copy
-            child.forward = partial(_checked, child) if isinstance(child, _BatchNorm) else _handed_on  # type: ignore[method-assign]
-
-
-def _handed_on(input: torch.Tensor) -> torch.Tensor:
-    return input
-
-
-def _checked(norm: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
-    norm._check_input_dim(input)  # type: ignore[no-untyped-call]
-    tensors = (t for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var) if t is not None)
-    if any(tuple(t.shape) != (input.shape[1],) for t in tensors):
-        raise ValueError(f"a {type(norm).__name__} of {norm.num_features} channels gets {input.shape[1]}")
-    return input

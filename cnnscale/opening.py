@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .analysis import Analysis
+from .copying import meta_copy
 from .derivation import Derived
 from .errors import CnnScaleError
 from .inference import infer
@@ -29,7 +30,7 @@ from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import resize, write_attribute, write_literal
 from .symbolic import Values
-from .tracing import Trace, caller, example_input, meta_copy, trace
+from .tracing import Trace, caller, example_input, trace
 from .widths import groups
 
 __all__ = ["Opening", "donor_for", "keeps_shape", "openings", "residual_flags", "resize_ends", "unstride"]

@@ -9,11 +9,12 @@ from torch import Tensor, fx, nn
 
 from .analysis import Analysis
 from .comparison import assign, random_images, relative_error
+from .copying import plain_copy
 from .following import Channels, Followed
 from .recognition import NEW
 from .rewriting import Aligned
 from .running import run
-from .tracing import describe, plain_copy
+from .tracing import describe
 
 __all__ = ["first_parting"]
 

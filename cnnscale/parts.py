@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .copying import meta_copy
 from .errors import CnnScaleError, UsageError
 from .records import Scaling
-from .tracing import Trace, describe, meta_copy, trace
+from .tracing import Trace, describe, trace
 
 __all__ = ["Part", "own_input_size", "part_of"]
 

@@ -277,8 +277,8 @@ class Planner:
         curve, limits = request.coefficients, request.aim.counted(self.baseline)
         by_numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], Growth] = {}
 
-        def growth(depth: float, width: float) -> Growth:
-            repeats = self.repeats(curve.at(depth).depth)
+        @cache
+        def load(repeats: tuple[int, ...], width: float) -> Growth:
             values = sizes(self.analysis, self.analysis.input_size, repeats)
             widths = tuple(choice.value for choice in self._choices(curve.at(width).width, values))
             key = repeats, widths
@@ -286,11 +286,15 @@ class Planner:
                 by_numbers[key] = self._load(values, repeats, limits)
             return by_numbers[key]
 
+        @cache
+        def growth(depth: float, width: float) -> Growth:
+            return load(self.repeats(curve.at(depth).depth), width)
+
         space = Space(
             growth,
-            lambda t: request.sides or self._reachable(self.sides(curve.at(t).resolution)),
-            curve.at,
-            lambda sides: self._reachable(self.fitting(sides)),
+            cache(lambda t: request.sides or self._reachable(self.sides(curve.at(t).resolution))),
+            cache(curve.at),
+            cache(lambda sides: self._reachable(self.fitting(sides))),
             tolerance=self.options.tolerance,
             fixed=request.sides is not None or not self._has_resolution,
         )

@@ -13,11 +13,12 @@ from dataclasses import replace
 from torch import nn
 
 from .analysis import Analysis
+from .copying import meta_copy
 from .errors import CnnScaleError
 from .opening import keeps_shape, resize_ends, unstride
 from .stages import Block, called_blocks, is_residual, shape
 from .surgery import Projection, project
-from .tracing import Trace, meta_copy
+from .tracing import Trace
 from .widths import meeting, pinned_layers
 
 __all__ = ["projections"]

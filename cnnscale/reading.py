@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from .analysis import Analysis, Stage
 from .concatenation import Concatenation, concatenations
+from .copying import meta_copy
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
 from .kernels import follow_kernels, kernel_rules
@@ -27,7 +28,7 @@ from .scales import follow_contractions
 from .shapes import Context, Product
 from .stages import Block, Site, find_stages, is_gathered
 from .surgery import CONTAINERS, Edit, Origin, Projection, edit_blocks, project
-from .tracing import Trace, meta_copy, trace
+from .tracing import Trace, trace
 
 __all__ = ["analyse", "fingerprint"]
 

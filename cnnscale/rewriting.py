@@ -21,6 +21,7 @@ from torch import fx, nn
 
 from .analysis import Analysis, Stage
 from .attributes import Placed, follow
+from .copying import meta_copy
 from .costs import copy_atom, multiplicity
 from .errors import CnnScaleError, RewriteError
 from .fans import follow_fans
@@ -45,7 +46,7 @@ from .surgery import (
     write_literal,
 )
 from .symbolic import Values
-from .tracing import Trace, caller, describe, meta_copy, trace
+from .tracing import Trace, caller, describe, trace
 
 __all__ = ["Aligned", "Rebuilt", "align", "rebuild"]
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import nn
 
+from .copying import meta_copy
 from .sources import Place
 from .stages import Block
-from .tracing import meta_copy
 
 __all__ = [
     "CONTAINERS",

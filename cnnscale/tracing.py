@@ -13,7 +13,7 @@ import math
 import operator
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
+from .copying import plain_containers
 from .errors import ModelError, TraceError
+from .shortcuts import Shortcuts, is_plain
 from .sources import Attribute
 
 __all__ = [
@@ -35,13 +37,13 @@ __all__ = [
     "SAME_SHAPE",
     "Call",
     "Trace",
+    "Tracer",
     "caller",
     "describe",
     "example_input",
     "is_leaf",
-    "meta_copy",
     "parametrization",
-    "plain_copy",
+    "state_kept",
     "trace",
     "user_frame",
 ]
@@ -56,49 +58,6 @@ SAME_SHAPE = (
 """Layers whose output has the shape of their only input, whatever it is."""
 
 BATCH = 2  # norm layers in train mode refuse one value per channel
-_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
-
-
-def meta_copy(
-    model: nn.Module, *, hooks: bool = False, shared: Mapping[nn.Module, nn.Module] | None = None
-) -> nn.Module:
-    """A deep copy on the meta device, with or without hooks; no weight is copied and ``model`` is left alone.
-
-    A module that is a key of ``shared`` is not copied: what stands there takes its place.
-    """
-    memo: dict[int, Any] = {id(module): instead for module, instead in (shared or {}).items()}
-    if not hooks:
-        memo |= _without_hooks(model)
-    for tensor in _tensors(model):
-        memo.setdefault(id(tensor), _meta_like(tensor))
-    return copy.deepcopy(model, memo)
-
-
-def plain_copy(model: nn.Module) -> nn.Module:
-    """A deep copy without hooks, on the model's own devices."""
-    return copy.deepcopy(model, _without_hooks(model))
-
-
-def _without_hooks(model: nn.Module) -> dict[int, Any]:
-    """What makes a deep copy leave the hooks out."""
-    return {id(vars(module)[name]): OrderedDict() for module in model.modules() for name in _HOOKS}
-
-
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    for module in model.modules():
-        for store in (module._parameters, module._buffers, vars(module)):
-            yield from (t for t in store.values() if isinstance(t, torch.Tensor))
-        for container in _plain_containers(module):  # results that were kept cannot be copied, constants are
-            kept = container.values() if isinstance(container, dict) else container
-            yield from (t for t in kept if isinstance(t, torch.Tensor) and not t.is_leaf)
-
-
-def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
-    meta = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
-        vars(meta).update(vars(tensor))
-    return meta
 
 
 @dataclass(frozen=True)
@@ -152,8 +111,8 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
     """
     module.train()  # where models forget what they computed for eval mode
     module.train(train)
-    tracer = _Tracer(example_input(module, input_size))
-    with _scripting_refused(module), _state_kept(module), _attributes_marked(module), torch.no_grad():
+    tracer = Tracer(example_input(module, input_size))
+    with _scripting_refused(module), state_kept(module), _attributes_marked(module), torch.no_grad():
         try:
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
@@ -165,7 +124,7 @@ def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False
 
 def parametrization(layer: nn.Module, name: str) -> fx.Graph:
     """What computes the parametrised tensor ``name`` of a layer, as a graph without inputs."""
-    tracer = _Tracer(None)
+    tracer = Tracer(None)
     steps: nn.Module = layer.parametrizations[name]  # type: ignore[index, assignment]  # a ModuleDict, by its contract
     with torch.no_grad():
         return tracer.trace(steps)
@@ -188,9 +147,9 @@ def _scripting_refused(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _state_kept(module: nn.Module) -> Iterator[None]:
+def state_kept(module: nn.Module) -> Iterator[None]:
     """What the model keeps for its next call (a table computed once, say) is forgotten after a trace: proxies."""
-    stores = [store for child in module.modules() for store in (vars(child), *_plain_containers(child))]
+    stores = [store for child in module.modules() for store in (vars(child), *plain_containers(child))]
     before = [(store, copy.copy(store)) for store in stores]
     try:
         yield
@@ -201,10 +160,6 @@ def _state_kept(module: nn.Module) -> Iterator[None]:
                 store.update(values)
             else:
                 store.extend(values)
-
-
-def _plain_containers(module: nn.Module) -> list[Any]:
-    return [value for value in vars(module).values() if type(value) in (dict, list)]
 
 
 @contextmanager
@@ -238,7 +193,7 @@ class _Value(fx.Proxy):
 
     def __bool__(self) -> bool:
         answer = bool(self.value)
-        if isinstance(self.tracer, _Tracer):
+        if isinstance(self.tracer, Tracer):
             self.tracer.decisions[self.node] = answer
         return answer
 
@@ -277,13 +232,24 @@ class _Value(fx.Proxy):
         return self.tracer.create_proxy("call_function", math.floor, (self,), {})
 
 
-class _Tracer(fx.Tracer):
+class _Stack(OrderedDict[str, tuple[str, Any]]):
+    """The modules that are being called; torch.fx copies it for every node."""
+
+    def __copy__(self) -> OrderedDict[str, tuple[str, Any]]:
+        return OrderedDict(self)
+
+
+class Tracer(fx.Tracer):
+    """Follows a model's code with proxies that know their values."""
+
     proxy_buffer_attributes = True
 
     def __init__(self, example: torch.Tensor | None) -> None:
         super().__init__()
+        self.module_stack = _Stack()
         self.example = example
         self.evaluating = False
+        self.shortcuts = Shortcuts()
         self.calls: list[Call] = []
         self.decisions: dict[fx.Node, bool] = {}
         self.last: fx.Node | None = None
@@ -334,7 +300,18 @@ class _Tracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.evaluating:
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name, tensor = self.tensors.get(id(attr_val), ("", None))
+        if tensor is None or tensor is not attr_val:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    @cached_property
+    def tensors(self) -> dict[int, tuple[str, torch.Tensor]]:
+        """id -> (first name, tensor) of all that the root has; torch.fx goes through them for each that is read."""
+        named = reversed([*self.root.named_parameters(), *self.root.named_buffers()])
+        return {id(tensor): (name, tensor) for name, tensor in named}
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -345,17 +322,19 @@ class _Tracer(fx.Tracer):
             return operator.attrgetter(str(node.target))(self.root)
         args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
         kwargs = fx.node.map_arg(node.kwargs, lambda n: n.meta["val"])
-        if node.op == "call_module":
-            module = self.root.get_submodule(str(node.target))
-            if isinstance(module, SAME_SHAPE) and len(args) == 1:
-                return args[0]  # torch's meta kernels for these are Python, and cost more than all others together
-            return module(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "output":
             return args[0]
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
+        if node.op == "call_module":
+            function: Any = self.root.get_submodule(str(node.target))
+            if isinstance(function, SAME_SHAPE) and len(args) == 1 and is_plain(args[0]):
+                return args[0]
+        elif node.op == "call_method":
+            function = getattr(args[0], str(node.target))
+            args = args[1:]
+        else:
+            function = node.target
+        with self.shortcuts:
+            return function(*args, **kwargs)
 
 
 def _left_out(argument: Any) -> Any:
@@ -373,7 +352,7 @@ def _node_of(value: Any) -> Any:
 
 
 def _failure(
-    module: nn.Module, tracer: _Tracer, error: Exception, input_size: tuple[int, ...]
+    module: nn.Module, tracer: Tracer, error: Exception, input_size: tuple[int, ...]
 ) -> ModelError | TraceError:
     """What to tell: does the model itself fail at this input, or only its trace?"""
     where = user_frame(error.__traceback__)

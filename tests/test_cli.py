@@ -15,9 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cnnscale import benchmarking, cli, plans, timing
+from cnnscale import benchmarking, cli, plans, terminal, timing
 from cnnscale.errors import ModelError
-from cnnscale.loading import PLAN_FILE, WEIGHTS_FILE, load, rebuild, save
+from cnnscale.loading import PLAN_FILE, SOURCE_FILE, WEIGHTS_FILE, load, rebuild, save
 
 NET = """
     import torch
@@ -166,7 +166,7 @@ class TestUsage:
         ],
     )
     def test_several_values_after_one_option(self, args: str, expected: str):
-        assert cli.spread_values(args.split(), {"--phi"}) == expected.split()
+        assert terminal.spread_values(args.split(), {"--phi"}) == expected.split()
 
 
 class TestErrors:
@@ -298,12 +298,12 @@ class TestPlan:
 
 
 class TestScale:
-    def test_two_files_rebuild_the_model_in_a_fresh_process(self, net: str, tmp_path: Path):
+    def test_its_files_rebuild_the_model_in_a_fresh_process(self, net: str, tmp_path: Path):
         out = tmp_path / "out" / "deep"
         result = run("scale", f"{net}:build", "--phi", "1", "--seed", "3", "--out", out, *SIZE)
         assert "measured" in result.stdout
-        assert result.stderr == f"wrote {out / WEIGHTS_FILE} and {out / PLAN_FILE}\n"
-        assert sorted(path.name for path in out.iterdir()) == [WEIGHTS_FILE, PLAN_FILE]
+        assert result.stderr == f"wrote {out / WEIGHTS_FILE}, {out / PLAN_FILE} and {out / SOURCE_FILE}\n"
+        assert sorted(path.name for path in out.iterdir()) == [SOURCE_FILE, WEIGHTS_FILE, PLAN_FILE]
 
         done = run_process("verify", f"{net}:build", "--plan", str(out / PLAN_FILE))
         assert (done.returncode, done.stderr) == (0, f"loaded {out / WEIGHTS_FILE}\n")

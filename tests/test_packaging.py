@@ -26,6 +26,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
+FOR_USERS = ("torchvision", "timm", "plot", "onnx", "search")  # extras
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
@@ -61,7 +63,7 @@ def test_one_version():
 def test_what_the_package_imports_is_declared():
     """Third parties that are imported anywhere in the package are dependencies, or those of an extra for users."""
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["torchvision"], *extras["timm"], *extras["plot"]]
+    lines = PROJECT["dependencies"] + [line for name in FOR_USERS for line in extras[name]]
     declared = {Requirement(line).name for line in lines}
     for path in modules():
         third_parties = {name.split(".")[0] for name in imports(parse(path))} - set(sys.stdlib_module_names)
