@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .measuring import measure
     from .scaling import apply, family, plan, scale, verify
     from .searching.search import search
+    from .transferring import grow_state, transfer_ema, transfer_optimizer
 
 __version__ = "0.1.0"
 
@@ -84,15 +85,19 @@ __all__ = [
     "WidthError",
     "apply",
     "family",
+    "grow_state",
     "measure",
     "plan",
     "published",
     "scale",
     "search",
+    "transfer_ema",
+    "transfer_optimizer",
     "verify",
 ]
 
 _WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
+_WITH_TORCH |= dict.fromkeys(("grow_state", "transfer_ema", "transfer_optimizer"), "transferring")
 _WITH_TORCH |= {"search": "searching.search"}
 
 

@@ -15,27 +15,29 @@ from torch import nn
 from .analysis import Analysis
 from .budgets import Budget, Measurement
 from .coefficients import EFFICIENTNET
+from .comparison import compare, tensors_of
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
 from .formatting import failure_of
-from .growth import Preserve, Weights, grow
+from .growth import Preserve, Weights, follow, grow
 from .initialization import initialize
 from .limits import meet
 from .parts import Part, part_of
 from .planning import Planner
 from .plans import Family, Plan
 from .reading import analyse, fingerprint
-from .records import Scaling, Verification
+from .recipes import Gathered, Recipe
+from .records import Preservation, Scaling, Verification
 from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
 from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
-from .surgery import Origin
+from .surgery import Origin, split_path
 from .symbolic import Values
 from .timing import DTYPES, Settings, device_name, time_model
 from .verification import check
 
 _TIMED_S, _RUN_S = 1.0, 0.05  # seconds of measurement, where the time counts and where only memory does
-__all__ = ["apply", "family", "plan", "scale", "verify"]
+__all__ = ["apply", "family", "origins", "plan", "scale", "verify"]
 
 
 def scale(
@@ -255,6 +257,44 @@ def apply(
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
     _checked_weights(weights, preserve, seed)
+    part, analysis, planner = _read_for(plan, model)
+    result, _ = _carry_out(part.module, analysis, planner, plan, weights, preserve, seed)
+    return part.replaced(result)
+
+
+def origins(model: nn.Module, plan: Plan) -> tuple[dict[str, Recipe], dict[str, str]]:
+    """(recipes of the tensors of the network that ``plan`` makes of ``model``, the tensor that each stands for).
+
+    Both by the names within the part that is scaled. A tensor without a recipe takes nothing over; one of a copied
+    block stands for that of the block.
+
+    Raises:
+        PlanError: as :func:`apply`.
+    """
+    part, analysis, planner = _read_for(plan, model)
+    old = tensors_of(part.module)
+    same: dict[str, Recipe] = {name: Gathered(name) for name in old}
+    if plan.is_identity:
+        return same, {name: name for name in old}
+    numbers = _numbers(analysis, planner, plan)
+    rebuilt = rebuild(part.module, analysis, numbers.repeats, numbers.values)
+    sources = {}
+    for name in tensors_of(rebuilt.module):
+        path, leaf = split_path(name)
+        if path in rebuilt.origins:
+            sources[name] = f"{rebuilt.origins[path].path}.{leaf}".lstrip(".")
+    if _same_tensors(part.module, rebuilt):
+        return same, sources
+    _, found = follow(part.module, rebuilt, analysis, numbers.repeats, numbers.values, anywhere=True)
+    return found.recipes, sources
+
+
+def _read_for(plan: Plan, model: nn.Module) -> tuple[Part, Analysis, Planner]:
+    """What the plan was made of.
+
+    Raises:
+        PlanError: the plan was made for a model of other shapes.
+    """
     part = part_of(model, plan.options.submodule)
     if plan.fingerprint != fingerprint(part.module):
         raise PlanError(
@@ -262,9 +302,7 @@ def apply(
             f"{type(part.module).__name__}; make a new plan for this model"
         )
     analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan))
-    planner = Planner(analysis, plan.options)
-    result, _ = _carry_out(part.module, analysis, planner, plan, weights, preserve, seed)
-    return part.replaced(result)
+    return part, analysis, Planner(analysis, plan.options)
 
 
 def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
@@ -384,7 +422,7 @@ def _carry_out(
     seed: int | None,
 ) -> tuple[nn.Module, Scaling]:
     """The scaled network, and the record that it carries."""
-    preservation = None
+    preservation: Preservation | None = None
     if made.is_identity:
         result = copy.deepcopy(model)
         rebuilt = Rebuilt(result, "module", {path: Origin(path, 0) for path, _ in result.named_modules()})
@@ -400,6 +438,8 @@ def _carry_out(
                 preservation = grow(
                     model, rebuilt, analysis, numbers.repeats, numbers.values, weights=weights, preserve=preserve
                 )
+    if weights == "preserve" and preservation is None and not any(t.is_meta for t in tensors_of(model).values()):
+        preservation = compare(model, result, made.baseline_size)  # nothing had to grow
     changed, tolerance = _changed(model, rebuilt), made.options.tolerance
     verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance)
     _agree(verification, made)

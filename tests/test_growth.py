@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -87,9 +88,16 @@ def test_a_layer_called_twice_has_one_weight(extra):
 
 def test_a_single_block_in_double_precision_is_opened_as_in_single():
     """A made copy is tried out, in the precision of its network."""
-    baseline = filled(spec_of(StageSpec("inverted", 16, 1, ratio=3, se=4)))
-    wanted = structure(cnnscale.scale(baseline, depth=2.0, input_size=SIZE))
-    assert structure(preserved(baseline.double(), depth=2.0)) == wanted
+    single = StageSpec("inverted", 24, 1, stride=2, ratio=3, se=4)
+    baseline = filled(spec_of(StageSpec("inverted", 16, 2, ratio=3, se=4), single))
+    wanted = cnnscale.scale(baseline, depth=2.0, input_size=SIZE)
+    assert [stage.new_repeats for stage in wanted.scaling.plan.stages] == [4, 2]
+    assert structure(preserved(baseline.double(), depth=2.0)) == structure(wanted)
+
+
+@pytest.mark.parametrize("way", [{"phi": 0}, {"resolution": 1.5}])
+def test_what_stays_as_it_is_is_measured_too(way):
+    preserved(filled(spec_of(BLOCKS["residual"])), **way)
 
 
 def check_exact_or_refused(spec, way, counts):
@@ -198,3 +206,143 @@ def test_shrinking_keeps_the_channels_of_largest_norm():
     result = cnnscale.scale(baseline, width=0.5, divisor=1, input_size=SIZE, weights="inherit")
     fc = result.head.fc.weight
     assert fc.equal(baseline.head.fc.weight[:, ::2])
+
+
+# What belongs to the weights grows with them.
+
+
+@pytest.mark.parametrize("kind", ["residual", "squeezed", "chunks", "dense"])
+@pytest.mark.parametrize("weights", ["preserve", "inherit"])
+def test_a_state_dict_grows_as_the_weights_did(kind, weights):
+    baseline = filled(spec_of(BLOCKS[kind]))
+    result = cnnscale.scale(baseline, width=1.5, depth=2.0, divisor=1, input_size=SIZE, weights=weights)
+    wanted = result.state_dict()
+    state = cnnscale.grow_state(baseline.state_dict(), baseline, result)
+    assert list(state) == list(wanted)
+    assert all(tensor.equal(wanted[name]) for name, tensor in state.items())
+
+
+def trained(kind: str, make, **options) -> tuple[nn.Module, torch.optim.Optimizer]:
+    baseline = filled(spec_of(BLOCKS[kind])).double()
+    optimizer = make(baseline, **options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        baseline.train()(torch.randn(4, *SIZE, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    return baseline, optimizer
+
+
+def in_two_groups(cls, **options):
+    def make(net: nn.Module) -> torch.optim.Optimizer:
+        decayed = [p for p in net.parameters() if p.dim() > 1]
+        rest = [p for p in net.parameters() if p.dim() < 2]
+        return cls([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "lr": 1e-3}], lr=1e-2, **options)
+
+    return make
+
+
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": (torch.optim.Adam, {"amsgrad": True}),
+    "adamw": (torch.optim.AdamW, {"betas": (0.8, 0.99)}),
+    "rmsprop": (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+    "adagrad": (torch.optim.Adagrad, {}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_transferred_and_goes_on(name):
+    cls, options = OPTIMIZERS[name]
+    baseline, optimizer = trained("squeezed", in_two_groups(cls, **options))
+    before = copy.deepcopy(optimizer.state_dict())
+    result, _ = scaled(baseline, width=2.0, depth=2.0, divisor=1, input_size=SIZE, weights="preserve")
+    moved = cnnscale.transfer_optimizer(optimizer, baseline, result)
+    assert type(moved) is cls
+    held = [id(p) for group in moved.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in result.parameters())
+    for old, new in zip(optimizer.param_groups, moved.param_groups, strict=True):
+        assert {k: v for k, v in old.items() if k != "params"} == {k: v for k, v in new.items() if k != "params"}
+        assert {p.dim() > 1 for p in old["params"]} == {p.dim() > 1 for p in new["params"]}
+    old, new = optimizer.state[baseline.head.fc.weight], moved.state[result.head.fc.weight]
+    assert old.keys() == new.keys()
+    for key, value in old.items():
+        if value.dim():
+            assert {tuple(column) for column in value.T.tolist()} == {tuple(column) for column in new[key].T.tolist()}
+        else:
+            assert value == new[key]
+    assert all(v.shape in {p.shape, ()} for p, state in moved.state.items() for v in state.values())
+    moved.zero_grad()
+    result.train()(torch.randn(4, *SIZE, dtype=torch.float64)).square().mean().backward()
+    moved.step()
+    assert all(p.isfinite().all() for p in result.parameters())
+    assert str(before) == str(optimizer.state_dict())
+
+
+def test_without_growth_the_transferred_optimizer_steps_as_the_old_one():
+    baseline, optimizer = trained("residual", in_two_groups(torch.optim.AdamW))
+    result, _ = scaled(baseline, resolution=1.5, input_size=SIZE, weights="preserve")
+    moved = cnnscale.transfer_optimizer(optimizer, baseline, result)
+    images = torch.randn(4, *SIZE, dtype=torch.float64)
+    for net, own in ((baseline, optimizer), (result, moved)):
+        own.zero_grad()
+        net.train()(images).square().mean().backward()
+        own.step()
+    assert all(a.equal(b) for a, b in zip(baseline.parameters(), result.parameters(), strict=True))
+
+
+def test_what_is_frozen_in_the_optimizer_stays_out_of_it():
+    baseline = filled(spec_of(BLOCKS["residual"]))
+    optimizer = torch.optim.SGD(baseline.head.parameters(), lr=0.1)
+    result = cnnscale.scale(baseline, width=1.5, depth=2.0, input_size=SIZE, weights="preserve")
+    moved = cnnscale.transfer_optimizer(optimizer, baseline, result)
+    assert [id(p) for group in moved.param_groups for p in group["params"]] == [id(p) for p in result.head.parameters()]
+
+
+def test_state_that_does_not_fit_is_refused():
+    baseline, optimizer = trained("residual", in_two_groups(torch.optim.SGD, momentum=0.9))
+    result = cnnscale.scale(baseline, width=1.5, input_size=SIZE, weights="preserve")
+    optimizer.state[baseline.head.fc.weight]["factor"] = torch.ones(3)
+    with pytest.raises(cnnscale.UsageError, match=r"'factor' of shape \(3,\) for head\.fc\.weight"):
+        cnnscale.transfer_optimizer(optimizer, baseline, result)
+    with pytest.raises(cnnscale.UsageError, match="not the baseline's"):
+        cnnscale.transfer_optimizer(torch.optim.SGD(result.parameters(), lr=0.1), baseline, result)
+    state = baseline.state_dict()
+    with pytest.raises(cnnscale.UsageError, match=r"head\.fc\.bias has the shape \(3,\)"):
+        cnnscale.grow_state(state | {"head.fc.bias": torch.ones(3)}, baseline, result)
+    with pytest.raises(cnnscale.UsageError, match=r"lacks the Net's: head\.fc\.bias"):
+        cnnscale.grow_state({k: v for k, v in state.items() if k != "head.fc.bias"}, baseline, result)
+    with pytest.raises(cnnscale.UsageError, match=r"no \.scaling record"):
+        cnnscale.grow_state(state, baseline, baseline)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_average_computes_what_it_did(wrapped):
+    baseline, _ = trained("squeezed", in_two_groups(torch.optim.SGD))
+    average = torch.optim.swa_utils.AveragedModel(baseline) if wrapped else copy.deepcopy(baseline)
+    with torch.no_grad():
+        for tensor in average.parameters():
+            tensor.mul_(1.1)
+    result, _ = scaled(baseline, width=1.5, depth=2.0, divisor=1, input_size=SIZE, weights="preserve")
+    grown = cnnscale.transfer_ema(average, baseline, result)
+    assert type(grown) is type(average)
+    assert error(average, grown) < 1e-10
+    assert error(baseline, grown) > 1e-3
+
+
+def test_state_follows_a_part_of_a_network():
+    class Detector(nn.Module):
+        def __init__(self, backbone: nn.Module) -> None:
+            super().__init__()
+            self.backbone, self.box = backbone, nn.Linear(10, 4)
+
+        def forward(self, x):
+            return self.box(self.backbone(x))
+
+    whole = Detector(filled(spec_of(BLOCKS["residual"])))
+    options = {"width": 1.5, "input_size": SIZE, "weights": "preserve"}
+    result = cnnscale.scale(whole, submodule="backbone", **options)
+    state = cnnscale.grow_state(whole.state_dict(), whole, result)
+    assert all(tensor.equal(result.state_dict()[name]) for name, tensor in state.items())
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
+    moved = cnnscale.transfer_optimizer(optimizer, whole, result)
+    assert len(moved.param_groups[0]["params"]) == len(list(result.parameters()))

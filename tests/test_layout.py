@@ -88,6 +88,7 @@ LAYERS = (
     "limits",
     "verification",
     "scaling",
+    "transferring",
     "exporting.calls",
     "exporting.statements",
     "exporting.constructing",
@@ -186,11 +187,14 @@ PUBLIC = [
     "WidthError",
     "apply",
     "family",
+    "grow_state",
     "measure",
     "plan",
     "published",
     "scale",
     "search",
+    "transfer_ema",
+    "transfer_optimizer",
     "verify",
 ]
 
