@@ -24,6 +24,7 @@ from .errors import (
     GrowthWarning,
     ModelError,
     PlanError,
+    PreserveError,
     RewriteError,
     SearchError,
     TraceError,
@@ -33,7 +34,7 @@ from .errors import (
 )
 from .plans import Family, Plan
 from .publications import Published, published
-from .records import Scaling, Verification
+from .records import Preservation, Scaling, Verification
 from .searching.grid import Grid
 from .strategies import DEPTH, EFFICIENTNET_V2, FAST, RESNET_RS, RESOLUTION, TINY, WIDTH, Strategy
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .measuring import measure
     from .scaling import apply, family, plan, scale, verify
     from .searching.search import search
+    from .transferring import grow_state, transfer_ema, transfer_optimizer
 
 __version__ = "0.1.0"
 
@@ -69,6 +71,8 @@ __all__ = [
     "Multipliers",
     "Plan",
     "PlanError",
+    "Preservation",
+    "PreserveError",
     "Published",
     "RewriteError",
     "Scaling",
@@ -81,15 +85,19 @@ __all__ = [
     "WidthError",
     "apply",
     "family",
+    "grow_state",
     "measure",
     "plan",
     "published",
     "scale",
     "search",
+    "transfer_ema",
+    "transfer_optimizer",
     "verify",
 ]
 
 _WITH_TORCH = {"measure": "measuring"} | dict.fromkeys(("apply", "family", "plan", "scale", "verify"), "scaling")
+_WITH_TORCH |= dict.fromkeys(("grow_state", "transfer_ema", "transfer_optimizer"), "transferring")
 _WITH_TORCH |= {"search": "searching.search"}
 
 

@@ -204,7 +204,10 @@ def scale(
     goal: _Goal,
     shaping: _Shaping,
     phi: _Phi = None,
-    weights: Annotated[Literal["fresh", "inherit"], option("New, or the baseline's where they fit.")] = "fresh",
+    weights: Annotated[
+        Literal["fresh", "inherit", "preserve"],
+        option("New; the baseline's where they fit; or such that its function stays."),
+    ] = "fresh",
     seed: Annotated[int | None, option("Make fresh weights reproducible.")] = None,
     strict: Annotated[bool, option("Fail where growth is out of tolerance.", "--strict")] = False,
     export: Annotated[

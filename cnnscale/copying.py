@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["meta_copy", "plain_containers"]
+__all__ = ["meta_copy", "plain_containers", "plain_copy"]
 
 _HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 _ATOMS = frozenset((type(None), bool, int, float, str))
@@ -33,7 +33,7 @@ def meta_copy(
     memo: dict[int, Any] = {id(module): instead for module, instead in (shared or {}).items()}
     modules = list(model.modules())
     if not hooks:
-        memo |= {id(vars(module)[name]): OrderedDict() for module in modules for name in _HOOKS}
+        memo |= _without_hooks(modules)
     for tensor in _tensors(modules):
         if id(tensor) not in memo:
             memo[id(tensor)] = _meta_like(tensor)
@@ -46,6 +46,16 @@ def meta_copy(
     for module, state in empty:
         module.__setstate__({name: _copied(value, memo) for name, value in state.items()})  # type: ignore[no-untyped-call]
     return copy.deepcopy(model, memo)
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy without hooks, on the model's own devices."""
+    return copy.deepcopy(model, _without_hooks(list(model.modules())))
+
+
+def _without_hooks(modules: list[nn.Module]) -> dict[int, Any]:
+    """What makes a deep copy leave the hooks out."""
+    return {id(vars(module)[name]): OrderedDict() for module in modules for name in _HOOKS}
 
 
 def _plain_state(module: nn.Module) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@
     ├── BudgetError         no network on the strategy's curve meets the budget
     ├── PlanError           a plan that is malformed or belongs to another model
     ├── RewriteError        the scaled model is not what the plan says
+    ├── PreserveError       no weights make the scaled model compute the baseline's function
     ├── GrowthError         the measured growth is out of tolerance (``strict=True``)
     ├── SearchError         a store of trials is another search's, or there is nothing to choose from
     └── ExportError         a model cannot be written as source or in another format, or its copy computes otherwise
@@ -33,6 +34,7 @@ __all__ = [
     "GrowthWarning",
     "ModelError",
     "PlanError",
+    "PreserveError",
     "RewriteError",
     "SearchError",
     "TraceError",
@@ -77,6 +79,10 @@ class PlanError(CnnScaleError):
 
 class RewriteError(CnnScaleError):
     """The scaled model is not what the plan says."""
+
+
+class PreserveError(CnnScaleError):
+    """No weights that are known make the scaled model compute the baseline's function."""
 
 
 class GrowthError(CnnScaleError):

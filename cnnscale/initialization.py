@@ -1,4 +1,4 @@
-"""Weights for a scaled network: drawn as the baseline's author drew them, or inherited where they fit.
+"""Weights for a scaled network, drawn as the baseline's author drew them.
 
 How the author drew is read from the baseline's tensors. A tensor of one value stays that constant. Any other keeps its
 distribution, normal or uniform, and its mean; its standard deviation follows the fan it depended on. Which fan that is
@@ -20,13 +20,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from .surgery import Origin, new_tensor, split_path
 
-__all__ = ["Weights", "initialize"]
+__all__ = ["initialize"]
 
-Weights = Literal["fresh", "inherit"]
 Fan = Literal["none", "in", "out"]
 _Fans: TypeAlias = dict[tuple[type, str], Fan]
 _SAMPLE = 65536
@@ -34,10 +32,11 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def initialize(
-    scaled: nn.Module, baseline: nn.Module, origins: dict[str, Origin], weights: Weights, seed: int | None
+    scaled: nn.Module, baseline: nn.Module, origins: dict[str, Origin], seed: int | None, *, same: bool = False
 ) -> None:
     """Replace the meta tensors of ``scaled`` by real ones on the baseline's devices (a meta baseline stays meta).
 
+    With ``same``, tensors of the baseline's shape get its values.
     ``seed`` makes the draw reproducible; without one it follows from the state of torch's global generator, which is
     read but never advanced.
     """
@@ -55,7 +54,9 @@ def initialize(
                     like = getattr(original, name, None) if original is not None else None
                     copied = origin is not None and origin.copy > 0
                     place = _Place(module, original, name)
-                    made[id(tensor)] = _value(tensor, like, place, fans, source, weights, copied)
+                    made[id(tensor)] = _value(
+                        tensor, like, place, fans, source, same=same and not copied, copied=copied
+                    )
                 store[name] = made[id(tensor)]
 
 
@@ -74,7 +75,8 @@ def _value(
     place: _Place,
     fans: Callable[[], _Fans],
     source: _Source,
-    weights: Weights,
+    *,
+    same: bool,
     copied: bool,
 ) -> torch.Tensor:
     """One tensor of the result, of the shape of the meta ``tensor`` and the kind of the baseline's ``like``."""
@@ -87,18 +89,14 @@ def _value(
         unchanged = like.shape == value.shape
         statistic = isinstance(place.baseline, _NormBase) and place.name in _STATISTICS
         buffer = not isinstance(like, nn.Parameter) and not statistic
-        if unchanged and not copied and (weights == "inherit" or buffer):
+        if unchanged and (same or (buffer and not copied)):
             value.copy_(like)
         elif buffer or not (statistic or value.is_floating_point()):
             _tile(value, like)
         elif statistic:
             value.fill_(1.0 if place.name == "running_var" else 0.0)
         else:
-            inherits = weights == "inherit" and not copied
-            if not (inherits and all(a <= b for a, b in zip(value.shape, like.shape, strict=True))):
-                _draw(value, like, _ratio(fans, place, like, value), source)
-            if inherits:
-                _copy_overlap(value, like, centred=2 if isinstance(place.baseline, _ConvNd) else like.dim())
+            _draw(value, like, _ratio(fans, place, like, value), source)
     return value
 
 
@@ -106,15 +104,6 @@ def _tile(value: torch.Tensor, like: torch.Tensor) -> None:
     """A buffer is no weight (the kernel of a blur, one row per channel): its rows are repeated, never drawn."""
     for dim, size in enumerate(value.shape):
         like = like.index_select(dim, torch.arange(size, device=like.device) % like.shape[dim])
-    value.copy_(like)
-
-
-def _copy_overlap(value: torch.Tensor, like: torch.Tensor, *, centred: int) -> None:
-    """What both tensors have: the leading part, and of dimensions from ``centred`` on (kernels) the middle."""
-    for dim, (a, b) in enumerate(zip(value.shape, like.shape, strict=True)):
-        size = min(a, b)
-        value = value.narrow(dim, (a - size) // 2 if dim >= centred else 0, size)
-        like = like.narrow(dim, (b - size) // 2 if dim >= centred else 0, size)
     value.copy_(like)
 
 

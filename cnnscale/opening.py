@@ -30,7 +30,7 @@ from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import resize, write_attribute, write_literal
 from .symbolic import Values
-from .tracing import BATCH, Trace, caller, trace
+from .tracing import Trace, caller, example_input, trace
 from .widths import groups
 
 __all__ = ["Opening", "donor_for", "keeps_shape", "openings", "residual_flags", "resize_ends", "unstride"]
@@ -315,7 +315,7 @@ def _is_summed(traced: Trace, node: fx.Node) -> bool:
 def _trains(module: nn.Module, size: Sequence[int]) -> bool:
     """Whether gradients can be computed: with an Identity in the place of a layer, a class that works in place may
     overwrite what its other layers have read."""
-    image = torch.empty(BATCH, *size, device="meta", requires_grad=True)
+    image = example_input(module, tuple(size)).requires_grad_()
     try:
         meta_copy(module).train()(image.clone()).sum().backward()
     except Exception:  # user code may raise anything

@@ -9,7 +9,7 @@ from .budgets import Budget, Cost, Measurement
 from .formatting import format_scaling
 from .plans import Plan
 
-__all__ = ["Scaling", "Verification"]
+__all__ = ["Preservation", "Scaling", "Verification"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,27 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preservation:
+    """How far the scaled network's outputs are from the baseline's, in eval mode on one random batch of the baseline's
+    input size: max |difference| / max |output|, for each output."""
+
+    fp64: tuple[float, ...]
+    """In double precision."""
+    fp32: tuple[float, ...]
+    """In single precision."""
+    rounding: float = 0.0
+    """How far single precision alone takes the baseline's own outputs, measured in the same way."""
+    notes: tuple[str, ...] = ()
+    """What could not be preserved, and why."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing but rounding tells the outputs apart: 1e-10 in double precision, 1e-5 in single, or twice
+        what rounding does to the baseline alone where that is more."""
+        return all(e <= 1e-10 for e in self.fp64) and all(e <= max(1e-5, 2 * self.rounding) for e in self.fp32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scaling:
     """What was done to a model; ``model.scaling`` of every scaled model."""
 
@@ -83,6 +104,8 @@ class Scaling:
     verification: Verification
     form: Literal["module", "graph"]
     """``module``: the baseline's own class. ``graph``: a torch.fx.GraphModule."""
+    preservation: Preservation | None = None
+    """With ``weights="preserve"``, how far the function was preserved; None where the weights lie on no device."""
 
     def __str__(self) -> str:
         return format_scaling(self)

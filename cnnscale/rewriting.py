@@ -48,7 +48,7 @@ from .surgery import (
 from .symbolic import Values
 from .tracing import Trace, caller, describe, trace
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["Aligned", "Rebuilt", "align", "rebuild"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,43 @@ def _known(origin: Origin, projections: Sequence[Projection]) -> Origin:
     return next((p.origin(origin) for p in projections if p.holds(origin.path)), origin)
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """The scaled network traced at the baseline's input size, node by node beside the extended baseline."""
+
+    trace: Trace
+    sources: dict[fx.Node, tuple[fx.Node, int]]
+    """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to; for an
+    Identity and for a residual that a class adds by itself, those of what it hands on or is added to."""
+    origins: dict[str, Origin]
+    """Those of :class:`Rebuilt`."""
+    repeats: tuple[int, ...]
+    values: Values
+    """The value of every atom at this input size."""
+
+
+def align(
+    rebuilt: Rebuilt, analysis: Analysis, repeats: Sequence[int], values: Values, *, own_size: bool = False
+) -> Aligned:
+    """Which node of the scaled network repeats which of the baseline; with ``own_size`` traced at its own input size.
+
+    Raises:
+        RewriteError: the scaled network does not run at the baseline's input size as it does at its own.
+    """
+    at: Values = {atom: value for atom, value in values.items() if atom.call is None}
+    if not own_size:
+        sides = [atom for side in analysis.ctx.tensors["input"][2:] for atom in side.atoms()]
+        at.update((atom, atom.hint) for atom in sides)
+    target = Target(analysis, tuple(repeats), at)
+    expected = rewritten_graph(target, {origin: path for path, origin in rebuilt.origins.items()})
+    comparison = _compared(rebuilt.module, target, expected, rebuilt.origins)
+    problem = comparison if isinstance(comparison, str) else comparison.run()
+    if problem or isinstance(comparison, str):
+        raise RewriteError(f"at the baseline's input size the scaled model computes something else: {problem}")
+    sources = {got: expected.sources[want] for got, want in comparison.same.items()}
+    return Aligned(comparison.actual, sources, rebuilt.origins, target.repeats, at)
+
+
 # --- 1. the graph -----------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +175,8 @@ class Expected:
     literals: list[Change]
     identities: set[fx.Node]
     """Calls of Identity modules."""
+    sources: dict[fx.Node, tuple[fx.Node, int]]
+    """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to."""
     sizes: set[fx.Node]
     """Nodes that are no tensors. What they are is seen by the shapes that they make, wherever they were read."""
 
@@ -169,7 +208,7 @@ class _Writer:
 
     def __init__(self, target: Target, paths: dict[Origin, str]) -> None:
         self.target, self.paths = target, paths
-        self.expected = Expected(fx.Graph(), {}, [], set(), set())
+        self.expected = Expected(fx.Graph(), {}, [], set(), {}, set())
         self.env: dict[fx.Node, fx.Node] = {}
         self.also: dict[fx.Node, list[fx.Node]] = {}
         """Nodes which stand for several in argument lists (outputs of dense blocks), or for none."""
@@ -227,6 +266,7 @@ class _Writer:
             target = f"{self.paths[place.origin(self.target, parent)]}.{name}".lstrip(".")
         new_node = self.expected.graph.create_node(node.op, target, args, kwargs, name=node.name, type_expr=node.type)
         self.env[node] = new_node
+        self.expected.sources[new_node] = node, place.number
         if node.op == "call_module" and isinstance(self.target.analysis.trace.modules[str(node.target)], nn.Identity):
             self.expected.identities.add(new_node)
         if is_number(node):
@@ -449,6 +489,13 @@ def _write_literals(module: nn.Module, target: Target, expected: Expected, origi
 
 def _difference(module: nn.Module, target: Target, expected: Expected, paths: dict[Origin, str]) -> str:
     """How the module's trace differs from the expected graph; "" if it does not."""
+    comparison = _compared(module, target, expected, {path: origin for origin, path in paths.items()})
+    return comparison if isinstance(comparison, str) else comparison.run()
+
+
+def _compared(module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]) -> _Comparison | str:
+    """The comparison of the module's trace with the expected graph; why there is none where it does not trace."""
+    paths = {origin: path for path, origin in origins.items()}
     sides = target.analysis.ctx.tensors["input"][2:]
     size = (target.analysis.input_size[0], *(side.at(target.values) for side in sides))
     try:
@@ -456,7 +503,7 @@ def _difference(module: nn.Module, target: Target, expected: Expected, paths: di
     except CnnScaleError as error:
         return str(error)
     equalised = (_origin(target, block.path) for block in _equalised(target))
-    return _Comparison(actual, expected, {paths[origin] for origin in equalised if origin in paths}).run()
+    return _Comparison(actual, expected, {paths[origin] for origin in equalised if origin in paths})
 
 
 class _Comparison:

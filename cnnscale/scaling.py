@@ -7,7 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -15,26 +15,29 @@ from torch import nn
 from .analysis import Analysis
 from .budgets import Budget, Measurement
 from .coefficients import EFFICIENTNET
+from .comparison import compare, tensors_of
 from .costs import sizes
 from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageError
 from .formatting import failure_of
-from .initialization import Weights, initialize
+from .growth import Preserve, Weights, follow, grow
+from .initialization import initialize
 from .limits import meet
 from .parts import Part, part_of
 from .planning import Planner
 from .plans import Family, Plan
 from .reading import analyse, fingerprint
-from .records import Scaling, Verification
+from .recipes import Gathered, Recipe
+from .records import Preservation, Scaling, Verification
 from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
 from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
-from .surgery import Origin
+from .surgery import Origin, split_path
 from .symbolic import Values
 from .timing import DTYPES, Settings, time_model
 from .verification import check
 
 _TIMED_S, _RUN_S = 1.0, 0.05  # seconds of measurement, where the time counts and where only memory does
-__all__ = ["apply", "family", "plan", "scale", "verify"]
+__all__ = ["apply", "family", "origins", "plan", "scale", "verify"]
 
 
 def scale(
@@ -67,6 +70,7 @@ def scale(
     pin_depth: Sequence[str] = (),
     derive: Mapping[str, str] | None = None,
     weights: Weights = "fresh",
+    preserve: Preserve = "exact",
     seed: int | None = None,
     submodule: str | None = None,
 ) -> nn.Module:
@@ -111,7 +115,11 @@ def scale(
         pin_depth: regular expressions on stage paths whose repeats stay.
         derive: rules for widths which the baseline cannot show, by regular expression on module paths, in the words of
             a plan: ``{"conv_pw": "in proportion to block input"}`` (:func:`cnnscale.derivation.parse`).
-        weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits.
+        weights: ``fresh`` draws anew from the baseline's own initialisation; ``inherit`` copies what fits (an
+            initialisation, no pruning method: where widths shrink, the channels of largest norm stay); ``preserve``
+            grows the baseline's weights so that in eval mode, at one input size, its function is preserved.
+        preserve: ``exact`` raises where the function cannot be preserved; ``best`` does the nearest that is known and
+            reports the measured error in ``result.scaling.preservation``.
         seed: makes the drawn weights reproducible; the global generator is never touched.
         submodule: path of the module inside ``model`` to scale; the result is a copy of the whole. What that module
             returns keeps its channels; sizes, patterns and growth are its own (:mod:`cnnscale.parts`).
@@ -120,10 +128,11 @@ def scale(
         UsageError: contradictory arguments.
         ModelError, TraceError, UnsupportedOpError: the model cannot be read.
         WidthError: pinned and widened channels meet, or the input size does not fit.
+        PreserveError: with ``weights="preserve"``, the function cannot be preserved; the message names the node.
         BudgetError: no network on the strategy's curve meets the budget.
         GrowthError: with ``strict``, the growth is out of tolerance.
     """
-    _checked_weights(weights, seed)
+    _checked_weights(weights, preserve, seed)
     asked = request(
         phi=phi,
         depth=depth,
@@ -155,7 +164,7 @@ def scale(
     analysis = _analysis(part, input_size, asked)
     planner = Planner(analysis, asked.options)
     made = _planned(part.module, analysis, planner, asked, device, batch_size)
-    result, record = _carry_out(part.module, analysis, planner, made, weights, seed)
+    result, record = _carry_out(part.module, analysis, planner, made, weights, preserve, seed)
     _judge(record.verification, strict)
     return part.replaced(result)
 
@@ -238,13 +247,54 @@ def family(model: nn.Module, phis: Iterable[float] = (-1, 0, 1, 2, 3), **shaping
     return Family(plans=plans)
 
 
-def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int | None = None) -> nn.Module:
+def apply(
+    model: nn.Module, plan: Plan, *, weights: Weights = "fresh", preserve: Preserve = "exact", seed: int | None = None
+) -> nn.Module:
     """Carry out ``plan`` on the model it was made for; the result is that of :func:`scale`.
 
     Raises:
+        PreserveError: with ``weights="preserve"``, the function cannot be preserved.
         PlanError: the plan was made for a model of other shapes, or does not name this model's widths and stages.
     """
-    _checked_weights(weights, seed)
+    _checked_weights(weights, preserve, seed)
+    part, analysis, planner = _read_for(plan, model)
+    result, _ = _carry_out(part.module, analysis, planner, plan, weights, preserve, seed)
+    return part.replaced(result)
+
+
+def origins(model: nn.Module, plan: Plan) -> tuple[dict[str, Recipe], dict[str, str]]:
+    """(recipes of the tensors of the network that ``plan`` makes of ``model``, the tensor that each stands for).
+
+    Both by the names within the part that is scaled. A tensor without a recipe takes nothing over; one of a copied
+    block stands for that of the block.
+
+    Raises:
+        PlanError: as :func:`apply`.
+    """
+    part, analysis, planner = _read_for(plan, model)
+    old = tensors_of(part.module)
+    same: dict[str, Recipe] = {name: Gathered(name) for name in old}
+    if plan.is_identity:
+        return same, {name: name for name in old}
+    numbers = _numbers(analysis, planner, plan)
+    rebuilt = rebuild(part.module, analysis, numbers.repeats, numbers.values)
+    sources = {}
+    for name in tensors_of(rebuilt.module):
+        path, leaf = split_path(name)
+        if path in rebuilt.origins:
+            sources[name] = f"{rebuilt.origins[path].path}.{leaf}".lstrip(".")
+    if _same_tensors(part.module, rebuilt):
+        return same, sources
+    _, found = follow(part.module, rebuilt, analysis, numbers.repeats, numbers.values, anywhere=True)
+    return found.recipes, sources
+
+
+def _read_for(plan: Plan, model: nn.Module) -> tuple[Part, Analysis, Planner]:
+    """What the plan was made of.
+
+    Raises:
+        PlanError: the plan was made for a model of other shapes.
+    """
     part = part_of(model, plan.options.submodule)
     if plan.fingerprint != fingerprint(part.module):
         raise PlanError(
@@ -252,9 +302,7 @@ def apply(model: nn.Module, plan: Plan, *, weights: Weights = "fresh", seed: int
             f"{type(part.module).__name__}; make a new plan for this model"
         )
     analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan))
-    planner = Planner(analysis, plan.options)
-    result, _ = _carry_out(part.module, analysis, planner, plan, weights, seed)
-    return part.replaced(result)
+    return part, analysis, Planner(analysis, plan.options)
 
 
 def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
@@ -275,9 +323,10 @@ def verify(baseline: nn.Module, scaled: nn.Module) -> Verification:
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def _checked_weights(weights: str, seed: int | None) -> None:
-    if weights not in ("fresh", "inherit"):
-        raise UsageError(f"weights must be 'fresh' or 'inherit', got {weights!r}")
+def _checked_weights(weights: str, preserve: str, seed: int | None) -> None:
+    for name, value, choices in (("weights", weights, get_args(Weights)), ("preserve", preserve, get_args(Preserve))):
+        if value not in choices:
+            raise UsageError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     if seed is not None and not is_a(int, seed):
         raise UsageError(f"seed must be an int, got {seed!r}")
 
@@ -309,7 +358,7 @@ def _planned(
         return planner.plan(dataclasses.replace(asked, budget=counted))
 
     def measured(made: Plan) -> Measurement:
-        built, record = _carry_out(model, analysis, planner, made, "fresh", 0)
+        built, record = _carry_out(model, analysis, planner, made, "fresh", "exact", 0)
         return time_model(built, record.input_size, settings)
 
     return meet(plan_for, measured, budget, tolerance=asked.options.tolerance)
@@ -360,9 +409,16 @@ def _numbers(analysis: Analysis, planner: Planner, made: Plan) -> _Numbers:
 
 
 def _carry_out(
-    model: nn.Module, analysis: Analysis, planner: Planner, made: Plan, weights: Weights, seed: int | None
+    model: nn.Module,
+    analysis: Analysis,
+    planner: Planner,
+    made: Plan,
+    weights: Weights,
+    preserve: Preserve,
+    seed: int | None,
 ) -> tuple[nn.Module, Scaling]:
     """The scaled network, and the record that it carries."""
+    preservation: Preservation | None = None
     if made.is_identity:
         result = copy.deepcopy(model)
         rebuilt = Rebuilt(result, "module", {path: Origin(path, 0) for path, _ in result.named_modules()})
@@ -373,12 +429,24 @@ def _carry_out(
         if _same_tensors(model, rebuilt):
             result = _with_tensors_of(model, result)
         else:
-            initialize(result, model, rebuilt.origins, weights, seed)
+            initialize(result, model, rebuilt.origins, seed)
+            if weights != "fresh":
+                preservation = grow(
+                    model, rebuilt, analysis, numbers.repeats, numbers.values, weights=weights, preserve=preserve
+                )
+    if weights == "preserve" and preservation is None and not any(t.is_meta for t in tensors_of(model).values()):
+        preservation = compare(model, result, made.baseline_size)  # nothing had to grow
     changed, tolerance = _changed(model, rebuilt), made.options.tolerance
     verification = check(analysis.baseline, result, made, changed=changed, tolerance=tolerance)
     _agree(verification, made)
     verification = dataclasses.replace(verification, notes=(*verification.notes, *rebuilt.notes))
-    record = Scaling(input_size=made.input_size, plan=made, verification=verification, form=rebuilt.form)
+    record = Scaling(
+        input_size=made.input_size,
+        plan=made,
+        verification=verification,
+        form=rebuilt.form,
+        preservation=preservation,
+    )
     result.scaling = record  # type: ignore[assignment]  # to torch, a module's attributes are tensors and modules
     return result, record
 
@@ -391,7 +459,7 @@ def _same_tensors(model: nn.Module, rebuilt: Rebuilt) -> bool:
 
 
 def _with_tensors_of(model: nn.Module, result: nn.Module) -> nn.Module:
-    initialize(result, model, {path: Origin(path, 0) for path, _ in result.named_modules()}, "inherit", 0)
+    initialize(result, model, {path: Origin(path, 0) for path, _ in result.named_modules()}, 0, same=True)
     return result
 
 
