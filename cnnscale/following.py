@@ -223,6 +223,9 @@ class _Walk:
         weight, old = self.new[layer.tensors["weight"]], self.old[like.tensors["weight"]]
         if weight.shape[2:] != old.shape[2:]:
             raise Obstacle(node, f"its kernel changes from {tuple(old.shape[2:])} to {tuple(weight.shape[2:])}")
+        takes = weight.shape[0] if layer.transposed else weight.shape[1] * layer.groups
+        if len(inputs) != takes:
+            raise Obstacle(node, f"what it takes changes from {count} to {takes} with the resolution")
         outputs = old.shape[1] * like.groups if like.transposed else old.shape[0]
         new_outputs = weight.shape[1] * layer.groups if layer.transposed else weight.shape[0]
         columns, group = self._columns(node, inputs, count, layer, like)

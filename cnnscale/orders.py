@@ -112,7 +112,10 @@ class Orders:
 
     def _cuts(self, node: fx.Node, whole: Sym) -> Iterator[tuple[Poly, _Layout]]:
         """A dimension cut by slices, at all the places where slices cut it."""
-        dim = self._resolved(whole.shape[channel_axis(self.analysis.ctx, whole)])
+        axis = channel_axis(self.analysis.ctx, whole)
+        if axis >= len(whole.shape):
+            return  # a weight that gets more axes
+        dim = self._resolved(whole.shape[axis])
         own = [s for s in self.analysis.ctx.splits if self._resolved(s.whole) == dim]
         sliced = [s for s in own if operation_name(s.node.target) in ("getitem", "narrow")]
         if any(s.node is node for s in sliced):

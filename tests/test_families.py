@@ -58,10 +58,10 @@ def test_keywords_reach_every_plan(resnet):
 
 
 def test_explain_shows_every_stage_and_width(resnet):
-    from cnnscale.formatting import _plain
+    from cnnscale.formatting import plain_text
 
     plan = cnnscale.plan(resnet, 1)
-    text = _plain(explain_view(plan))
+    text = plain_text(explain_view(plan))
     for width in plan.widths:
         assert any(line.startswith(width.name) and width.rule.split()[-1] in text for line in text.splitlines())
     for stage in plan.stages:

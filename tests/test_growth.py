@@ -196,6 +196,20 @@ def test_inherited_weights_follow_the_channels():
     assert len(kept) == before.shape[1]
 
 
+@pytest.mark.parametrize(
+    ("spec", "phi"),
+    [
+        (NetSpec((StageSpec("separable", 10, 2, stride=2),), (3, 32, 56), norm="ln_manual", act="F.silu"), 0.5),
+        (NetSpec((StageSpec(width=14, repeats=3),), (4, 32, 56), stem="pooled", norm="ln_manual", head="grid"), -1),
+    ],
+    ids=["a weight that gets axes", "a classifier of the map"],
+)
+def test_what_cannot_be_followed_is_drawn_anew(spec, phi):
+    baseline = filled(spec)
+    result, _ = scaled(baseline, phi, input_size=spec.size, weights="inherit")
+    assert result(torch.randn(2, *result.scaling.input_size)).isfinite().all()
+
+
 def test_shrinking_keeps_the_channels_of_largest_norm():
     baseline = filled(spec_of(BLOCKS["residual"]))
     stage = baseline.stages

@@ -46,10 +46,10 @@ def commands(program: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 # --- metadata -----------------------------------------------------------------------------------------------------
@@ -89,9 +89,10 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence(tmp_path: Path):
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cnnscale").rglob("*.py")}
+    files = (path for kind in ("*.py", "*.css", "*.js") for path in (ROOT / "cnnscale").rglob(kind))
+    package = {path.relative_to(ROOT).as_posix() for path in files}
     shipped = {name for name in names if ".dist-info/" not in name}
-    assert shipped == modules | {"cnnscale/py.typed"}
+    assert shipped == package | {"cnnscale/py.typed"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
@@ -142,7 +143,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path):
     if code:
         program = tmp_path / f"{page.stem}.py"
         program.write_text(code, encoding="utf-8")
-        finished = run(str(program))
+        finished = run(str(program), cwd=tmp_path)
         assert finished.returncode == 0, finished.stderr
 
 
@@ -164,7 +165,7 @@ def test_the_example_is_scaled_from_the_command_line(tmp_path: Path):
 
 
 def test_the_example_is_benchmarked_from_the_command_line():
-    quick = ("--batch-size", "1", "--min-time", "0.05")
+    quick = ("--batch-size", "1", "--min-time", "0.05", "--time-limit", "2")
     finished = run("-m", "cnnscale", "bench", "examples/nas_net.py:nas_net", "--phi", "0", "1", *quick)
     assert finished.returncode == 0, finished.stderr
     assert "images/s" in finished.stdout

@@ -85,8 +85,10 @@ def test_points_that_give_no_direction_are_refused(points):
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():
-    with pytest.raises(cnnscale.UsageError, match=r"'fastest'.*efficientnet.*fast"):
+    with pytest.raises(cnnscale.UsageError, match=r"'fastest'; did you mean fast\?"):
         named("fastest")
+    with pytest.raises(cnnscale.UsageError, match=r"'zoom'; there are efficientnet, .*fast"):
+        named("zoom")
 
 
 @given(stages=st.integers(1, 9), late=st.floats(0.2, 5))
