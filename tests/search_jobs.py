@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -79,6 +80,19 @@ def failing(model: nn.Module, trial) -> float:
     """The narrow net fails under seed 1, the others do not."""
     if trial.candidate == "w1" and trial.seed == 1:
         raise ValueError("no luck with this seed")
+    return quick(model, trial)
+
+
+def keeping(model: nn.Module, trial) -> float:
+    """Tells where its checkpoints are."""
+    trial.save(1)
+    return float(len(trial.folder.parent.name))
+
+
+def deadly(model: nn.Module, trial) -> float:
+    """The narrow net kills its process under seed 0, the others do not."""
+    if trial.candidate == "w1" and trial.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
     return quick(model, trial)
 
 

@@ -129,6 +129,7 @@ LAYERS = (
     "searching.trials",
     "searching.executors",
     "searching.workers",
+    "searching.futures",
     "searching.engine",
     "searching.pools",
     "searching.result",
