@@ -130,6 +130,7 @@ LAYERS = (
     "searching.executors",
     "searching.workers",
     "searching.futures",
+    "searching.clusters",
     "searching.engine",
     "searching.pools",
     "searching.result",

@@ -137,8 +137,9 @@ def search(
         latency_ms: candidates that take longer per batch, as measured on this machine, are left out.
         peak_memory_bytes: the same for memory.
         store: SQLite file of the search.
-        executor: ``local``; a pool of ``concurrent.futures`` or a function that makes one; or an object with
-            ``submit``, ``wait``, ``close`` and ``slots`` (:class:`cnnscale.searching.executors.Executor`).
+        executor: ``local``; ``ray`` or ``ray://HOST:PORT``; a pool of ``concurrent.futures`` or a function that makes
+            one; or an object with ``submit``, ``wait``, ``close`` and ``slots``
+            (:class:`cnnscale.searching.executors.Executor`).
         workers: trainings at once; by default as many as the executor has places.
         max_retries: how often a training is begun again whose worker died.
         checkpoints: folder that all workers see, where they are on other machines; by default beside the store.
