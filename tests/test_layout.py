@@ -129,6 +129,8 @@ LAYERS = (
     "searching.trials",
     "searching.executors",
     "searching.workers",
+    "searching.futures",
+    "searching.clusters",
     "searching.engine",
     "searching.pools",
     "searching.result",
