@@ -16,6 +16,7 @@ from torch import nn
 
 from .copying import meta_copy
 from .errors import CnnScaleError, UsageError
+from .inputs import Inputs, InputSize
 from .records import Scaling
 from .tracing import Trace, describe, trace
 
@@ -29,8 +30,8 @@ class Part:
     whole: nn.Module
     path: str
     module: nn.Module
-    input_size: tuple[int, ...]
-    """Of what the submodule gets in the whole at its own input size, (C, H, W), where that is known."""
+    input_size: InputSize
+    """Of what the submodule gets in the whole at its own input size, where that is known."""
     note: str = ""
 
     def replaced(self, scaled: nn.Module) -> nn.Module:
@@ -73,7 +74,7 @@ def part_of(model: nn.Module, path: str | None) -> Part:
     return Part(model, path, module, size if again or entry is None else entry)
 
 
-def own_input_size(model: nn.Module) -> tuple[int, ...]:
+def own_input_size(model: nn.Module) -> InputSize:
     """The input size that a model declares, else 224 pixels and the first convolution's channels."""
     record: Any = getattr(model, "scaling", None)
     if isinstance(record, Scaling) and record.plan.options.submodule is None:
@@ -82,7 +83,7 @@ def own_input_size(model: nn.Module) -> tuple[int, ...]:
         config = getattr(model, name, None)
         size = config.get("input_size") if isinstance(config, dict) else None
         if size:
-            return tuple(size)
+            return Inputs.of(size).input_size
     first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
     if first is None:
         return (3, 224, 224)
