@@ -17,12 +17,12 @@ from .errors import UsageError
 __all__ = ["GivenSize", "InputSize", "Inputs", "Side", "Size"]
 
 T = TypeVar("T")
-Size: TypeAlias = "tuple[int, ...]"
-InputSize: TypeAlias = "tuple[int, ...] | tuple[tuple[int, ...], ...] | dict[str, tuple[int, ...]]"
+Size: TypeAlias = tuple[int, ...]
+InputSize: TypeAlias = tuple[int, ...] | tuple[tuple[int, ...], ...] | dict[str, tuple[int, ...]]
 """One size, a size for each of the first arguments of ``forward``, or sizes by the names of its arguments."""
-GivenSize: TypeAlias = "Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]"
+GivenSize: TypeAlias = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 """The same, as a caller may write it."""
-Side: TypeAlias = "tuple[int, int]"
+Side: TypeAlias = tuple[int, int]
 """(how many axes it is from the last, how long it is in the baseline): what tells sides apart that may differ."""
 
 

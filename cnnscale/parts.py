@@ -7,18 +7,20 @@ still fits, if nothing outside knows its inside: neither calls a module there no
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from .batches import BATCH
 from .copying import meta_copy
 from .errors import CnnScaleError, UsageError
 from .inputs import Inputs, InputSize
 from .records import Scaling
-from .tracing import Trace, describe, trace
+from .tracing import Call, Trace, describe, trace
 
 __all__ = ["Part", "own_input_size", "part_of"]
 
@@ -115,8 +117,8 @@ def _registered(model: nn.Module) -> Iterator[tuple[str, object]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _entry(traced: Trace, path: str) -> tuple[int, ...] | None:
-    """The size of what the submodule is called with, if it is one tensor.
+def _entry(traced: Trace, path: str) -> InputSize | None:
+    """The size of what the submodule is called with, if it is tensors alone.
 
     Raises:
         UsageError: the whole does not call the submodule, or calls what is inside of it.
@@ -134,4 +136,21 @@ def _entry(traced: Trace, path: str) -> tuple[int, ...] | None:
         raise UsageError(f"submodule={path!r} is never called as a module of its own; scale the whole")
     read = dict.fromkeys(a for node in inside for a in node.all_input_nodes if a not in inside)
     tensors = [node.meta["val"] for node in read if isinstance(node.meta["val"], torch.Tensor)]
-    return tuple(tensors[0].shape[1:]) if len(tensors) == 1 else None
+    if len(tensors) == 1:
+        return tuple(tensors[0].shape[1:])
+    call = next((call for call in traced.calls if call.path == path), None)
+    return None if call is None else _sizes_of(call, traced.modules[path])
+
+
+def _sizes_of(call: Call, module: nn.Module) -> InputSize | None:
+    """The sizes of the arguments of a call by their names; None where one is no batch of tensors, nor left as it is."""
+    signature = inspect.signature(module.forward)
+    given = signature.bind(*call.args, **call.kwargs).arguments
+    sizes = {}
+    for name, value in given.items():
+        tensor = value.meta["val"] if isinstance(value, fx.Node) else value
+        if isinstance(tensor, torch.Tensor) and tensor.dim() > 1 and len(tensor) == BATCH:
+            sizes[name] = tuple(tensor.shape[1:])
+        elif tensor is not signature.parameters[name].default:
+            return None
+    return sizes or None

@@ -177,7 +177,9 @@ def _stage(
 def _takes_more(traced: Trace, block: Block) -> bool:
     """Whether a Sequential of the block and a copy could not be called in its place."""
     in_container = isinstance(traced.modules[block.parent], CONTAINERS)
-    return not in_container and any(call.path == block.path and call.arguments > 1 for call in traced.calls)
+    return not in_container and any(
+        call.path == block.path and len(call.args) + len(call.kwargs) > 1 for call in traced.calls
+    )
 
 
 def _is_interrupted(traced: Trace, block: Block) -> bool:

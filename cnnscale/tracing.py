@@ -66,8 +66,9 @@ class Call:
     start: int
     stop: int
     output: Any
-    arguments: int
-    """How many it is called with."""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    """What it is called with: nodes, and what is no node."""
 
 
 @dataclass(frozen=True)
@@ -308,9 +309,9 @@ class Tracer(fx.Tracer):
         start = len(self.graph.nodes)
         result = super().call_module(m, forward, args, kwargs)
         if not is_leaf(m):
-            output = fx.node.map_aggregate(result, _node_of)
-            arguments = len(args) + len(kwargs)
-            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, arguments))
+            path, stop = self.path_of_module(m), len(self.graph.nodes)
+            output, args, kwargs = (fx.node.map_aggregate(each, _node_of) for each in (result, args, kwargs))
+            self.calls.append(Call(path, start, stop, output, args, kwargs))
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
