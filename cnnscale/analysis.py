@@ -132,3 +132,9 @@ class Analysis:
         for s, stage in enumerate(self.stages):
             for b, block in enumerate(stage.blocks):
                 yield s, b, block
+
+    def block_calls(self) -> Iterator[tuple[int, int, Block]]:
+        """The same for every call of every block."""
+        for s, b, block in self.blocks():
+            for call in block.calls:
+                yield s, b, call

@@ -64,7 +64,7 @@ class CostModel:
 
     @cached_property
     def _spans(self) -> list[tuple[int, int, Place]]:
-        return [(block.start, block.stop, Place(s, b)) for s, b, block in self.analysis.blocks()]
+        return [(block.start, block.stop, Place(s, b)) for s, b, block in self.analysis.block_calls()]
 
     def _place_of_node(self, position: int) -> Place:
         place = next((place for start, stop, place in self._spans if start <= position < stop), _OUTSIDE)

@@ -184,7 +184,7 @@ def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
     """The extended baseline's graph with each block as often as planned, every literal at its new value."""
     writer = _Writer(target, paths)
     nodes, i = target.analysis.trace.nodes, 0
-    places = {block.start: (s, b, block) for s, b, block in target.analysis.blocks()}
+    places = {block.start: (s, b, block) for s, b, block in target.analysis.block_calls()}
     while i < len(nodes):
         if i in places:
             stage, position, block = places[i]

@@ -64,6 +64,12 @@ class Block:
     cls: str
     layers: int
     """Number of convolutions and linear layers."""
+    again: tuple[Block, ...] = ()
+    """The same modules in their other calls, where what holds them is called several times."""
+
+    @property
+    def calls(self) -> tuple[Block, ...]:
+        return (self, *self.again)
 
     @property
     def path(self) -> str:
@@ -130,18 +136,49 @@ def find_stages(trace: Trace) -> list[Site]:
     units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain" and _in_line(trace, s, blocks)]
     units += [s for run in _flat_runs(trace) for s in _split(run)]
     accepted += _stacks(trace, _outside(units, accepted))
+    accepted = [s for s in accepted if s.kind in ("chain", "stack") or not s.template.again]
     return sorted(accepted, key=lambda site: site.blocks[0].start)
 
 
 def called_blocks(trace: Trace) -> Iterator[Block]:
-    """Every module call that has one output, takes tensors only, and whose module is called once."""
-    times = Counter(call.path for call in trace.calls)
+    """Every module whose call has one output and takes tensors only, and that is called once, or once in each call of
+    what holds it: a trunk that two images go through."""
+    calls: dict[str, list[Call]] = defaultdict(list)
     for call in trace.calls:
-        output = _only_tensor(call.output)
-        if times[call.path] == 1 and output is not None:
-            block = _block(trace, (call.path,), _start(trace, call), call.stop, output)
-            if block is not None:
-                yield _joined(trace, block)
+        calls[call.path].append(call)
+    for path, own in calls.items():
+        if len(own) > 1 and not _each_held(calls, path):
+            continue
+        blocks = [_called(trace, call) for call in own]
+        first = blocks[0]
+        if first is not None and all(b is not None and _works_alike(trace, first, b) for b in blocks[1:]):
+            yield dataclasses.replace(first, again=tuple(b for b in blocks[1:] if b is not None))
+
+
+def _each_held(calls: dict[str, list[Call]], path: str) -> bool:
+    """Whether each call of a module is within a call of its own of the nearest module around that is called."""
+    holder = path.rpartition(".")[0]
+    while holder and holder not in calls:
+        holder = holder.rpartition(".")[0]
+    around, own = calls.get(holder, []), calls[path]
+    return len(around) == len(own) and all(
+        a.start <= b.start and b.stop <= a.stop for a, b in zip(around, own, strict=True)
+    )
+
+
+def _called(trace: Trace, call: Call) -> Block | None:
+    output = _only_tensor(call.output)
+    block = None if output is None else _block(trace, (call.path,), _start(trace, call), call.stop, output)
+    return None if block is None else _joined(trace, block)
+
+
+def _works_alike(trace: Trace, one: Block, other: Block) -> bool:
+    """Whether two calls do the same."""
+
+    def steps(block: Block) -> list[tuple[str, str]]:
+        return [(node.op, str(node.target)) for node in trace.nodes[block.start : block.stop]]
+
+    return one.keeps_shape == other.keeps_shape and steps(one) == steps(other)
 
 
 def _only_tensor(output: Any) -> fx.Node | None:
@@ -270,7 +307,7 @@ def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
         last = runs[-1] if runs else None
         if last is not None and last.template.cls == block.cls and not _part(trace, last.template, block):
             before = last.template
-            if block.inputs == (before.output,) and last.kind == "chain":
+            if last.kind == "chain" and _reads(block, before):
                 runs[-1] = Site((*last.blocks, block))
                 continue
             dense = set(block.inputs) == {*before.inputs, before.output} and shape(block.output) == shape(before.output)
@@ -279,6 +316,12 @@ def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
                 continue
         runs.append(Site((block,)))
     return runs
+
+
+def _reads(block: Block, before: Block) -> bool:
+    """Whether a block reads the output of another one alone, in each of its calls."""
+    outputs = [(call.output,) for call in before.calls]
+    return [call.inputs for call in block.calls] == outputs
 
 
 def _part(trace: Trace, one: Block, other: Block) -> bool:

@@ -54,6 +54,19 @@ class Siamese(nn.Module):
         return self.head(torch.cat([self.trunk(left).mean((2, 3)), self.trunk(right).mean((2, 3))], 1))
 
 
+class Refined(nn.Module):
+    """What the two images share is called twice for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.refine = layer(3, 32, 2), nn.Sequential(Residual(32), Residual(32))
+        self.stack, self.head = nn.Sequential(layer(32, 48), layer(48, 48), layer(48, 48)), nn.Linear(48, 10)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        x, y = (self.refine(self.refine(self.stem(image))) for image in (left, right))
+        return self.head((self.stack(x) - self.stack(y)).mean((2, 3)))
+
+
 class ImageAndVector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +155,7 @@ class Joined(nn.Module):
 
 NETS: dict[str, tuple[Any, Any]] = {
     "siamese": (Siamese, [IMAGE, IMAGE]),
+    "refined": (Refined, {"left": IMAGE, "right": IMAGE}),
     "vector": (ImageAndVector, {"image": IMAGE, "meta": (7,)}),
     "mask": (Masked, {"mask": (1, 48, 48), "image": IMAGE}),
     "two_sizes": (TwoSizes, {"wide": (3, 64, 64), "near": (1, 32, 32)}),
@@ -220,6 +234,19 @@ def test_every_weight_grows(name: str):
     before = dict(baseline.named_parameters())
     assert not [n for n, p in result.named_parameters() if p.ndim > 1 and p.shape == before[n].shape]
     assert shapes(run(result.eval(), size)) == shapes(run(baseline.eval(), size))
+
+
+@pytest.mark.parametrize("name", ["siamese", "refined"])
+def test_blocks_of_what_is_called_several_times_repeat(name: str):
+    baseline, size = build(name)
+    result, _ = scaled(baseline, depth=2, input_size=size)
+    wanted = {"trunk": 4} if name == "siamese" else {"refine": 4, "stack": 6}
+    assert {stage.path.partition(".")[0]: stage.new_repeats for stage in result.scaling.plan.stages} == wanted
+    assert macs(result, size) == result.scaling.plan.after.macs
+    added = {path: len(getattr(result, path)) - len(getattr(baseline, path)) for path in wanted}
+    assert added == {path: repeats // 2 for path, repeats in wanted.items()}
+    less, _ = scaled(baseline, depth=0.5, input_size=size)
+    assert macs(less, size) == less.scaling.plan.after.macs < macs(baseline, size)
 
 
 def test_unlike_sides_keep_fitting_each_other():
