@@ -143,27 +143,33 @@ def find_stages(trace: Trace) -> list[Site]:
 def called_blocks(trace: Trace) -> Iterator[Block]:
     """Every module whose call has one output and takes tensors only, and that is called once, or once in each call of
     what holds it: a trunk that two images go through."""
-    calls: dict[str, list[Call]] = defaultdict(list)
-    for call in trace.calls:
-        calls[call.path].append(call)
+    calls = _calls(trace)
     for path, own in calls.items():
-        if len(own) > 1 and not _each_held(calls, path):
-            continue
         blocks = [_called(trace, call) for call in own]
         first = blocks[0]
-        if first is not None and all(b is not None and _works_alike(trace, first, b) for b in blocks[1:]):
+        if first is None or not all(b is not None and _works_alike(trace, first, b) for b in blocks[1:]):
+            continue
+        if _each_held(calls, path, own):
             yield dataclasses.replace(first, again=tuple(b for b in blocks[1:] if b is not None))
 
 
-def _each_held(calls: dict[str, list[Call]], path: str) -> bool:
-    """Whether each call of a module is within a call of its own of the nearest module around that is called."""
+def _calls(trace: Trace) -> dict[str, list[Call]]:
+    """The calls of every module that is no layer."""
+    calls: dict[str, list[Call]] = defaultdict(list)
+    for call in trace.calls:
+        calls[call.path].append(call)
+    return calls
+
+
+def _each_held(calls: dict[str, list[Call]], path: str, own: Sequence[Call | Block]) -> bool:
+    """Whether the calls of a module are one, or each within a call of its own of the nearest module around it that is
+    called."""
     holder = path.rpartition(".")[0]
     while holder and holder not in calls:
         holder = holder.rpartition(".")[0]
-    around, own = calls.get(holder, []), calls[path]
-    return len(around) == len(own) and all(
-        a.start <= b.start and b.stop <= a.stop for a, b in zip(around, own, strict=True)
-    )
+    around = calls.get(holder, [])
+    pairs = zip(around, own, strict=False)
+    return len(own) == 1 or (len(own) == len(around) and all(a.start <= b.start and b.stop <= a.stop for a, b in pairs))
 
 
 def _called(trace: Trace, call: Call) -> Block | None:
@@ -531,7 +537,7 @@ def _flat_runs(trace: Trace) -> Iterator[Site]:
     """Chains of units within one Sequential; a unit is a convolution and the layers up to the next, shape unchanged."""
     run: list[Block] = []
     for unit in _units(trace):
-        chained = run and unit.parent == run[-1].parent and unit.inputs == (run[-1].output,)
+        chained = run and unit.parent == run[-1].parent and _reads(unit, run[-1])
         if run and not chained:
             yield Site(tuple(run))
             run = []
@@ -541,10 +547,22 @@ def _flat_runs(trace: Trace) -> Iterator[Site]:
 
 
 def _units(trace: Trace) -> Iterator[Block]:
+    """The units that are called once, or once in each call of their Sequential."""
+    calls = _calls(trace)
+    times = Counter(str(node.target) for node in trace.nodes if node.op == "call_module")
+    found: dict[tuple[str, ...], list[Block]] = defaultdict(list)
+    for unit in _called_units(trace):
+        found[unit.modules].append(unit)
+    for (path, *_), own in found.items():
+        alike = len(own) == times[path] and all(_works_alike(trace, own[0], unit) for unit in own)
+        if alike and _each_held(calls, path, own):
+            yield dataclasses.replace(own[0], again=tuple(own[1:]))
+
+
+def _called_units(trace: Trace) -> Iterator[Block]:
     start = 0
     paths: list[str] = []
     nodes = trace.nodes
-    times = Counter(str(node.target) for node in nodes if node.op == "call_module")
     for i, node in enumerate((*nodes, None)):
         path = str(node.target) if node is not None and node.op == "call_module" else ""
         if paths and not (path and _continues(trace, nodes[i - 1], nodes[i], paths)):
@@ -554,7 +572,7 @@ def _units(trace: Trace) -> Iterator[Block]:
             paths = []
         if paths:
             paths.append(path)
-        elif path and times[path] == 1 and _opens(trace, path):
+        elif path and _opens(trace, path):
             start, paths = i, [path]
 
 

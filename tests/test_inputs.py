@@ -67,6 +67,17 @@ class Refined(nn.Module):
         return self.head((self.stack(x) - self.stack(y)).mean((2, 3)))
 
 
+class Flat(nn.Module):
+    """Two images go through one row of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Sequential(*layer(3, 32, 2), *layer(32, 32), *layer(32, 32)), nn.Linear(32, 10)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head((self.features(left) * self.features(right)).mean((2, 3)))
+
+
 class ImageAndVector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -156,6 +167,7 @@ class Joined(nn.Module):
 NETS: dict[str, tuple[Any, Any]] = {
     "siamese": (Siamese, [IMAGE, IMAGE]),
     "refined": (Refined, {"left": IMAGE, "right": IMAGE}),
+    "flat": (Flat, [IMAGE, IMAGE]),
     "vector": (ImageAndVector, {"image": IMAGE, "meta": (7,)}),
     "mask": (Masked, {"mask": (1, 48, 48), "image": IMAGE}),
     "two_sizes": (TwoSizes, {"wide": (3, 64, 64), "near": (1, 32, 32)}),
@@ -236,15 +248,14 @@ def test_every_weight_grows(name: str):
     assert shapes(run(result.eval(), size)) == shapes(run(baseline.eval(), size))
 
 
-@pytest.mark.parametrize("name", ["siamese", "refined"])
+@pytest.mark.parametrize("name", ["siamese", "refined", "flat"])
 def test_blocks_of_what_is_called_several_times_repeat(name: str):
     baseline, size = build(name)
     result, _ = scaled(baseline, depth=2, input_size=size)
-    wanted = {"trunk": 4} if name == "siamese" else {"refine": 4, "stack": 6}
-    assert {stage.path.partition(".")[0]: stage.new_repeats for stage in result.scaling.plan.stages} == wanted
-    assert macs(result, size) == result.scaling.plan.after.macs
+    wanted = {"siamese": {"trunk": 2}, "refined": {"refine": 2, "stack": 3}, "flat": {"features": 3 * 3}}[name]
     added = {path: len(getattr(result, path)) - len(getattr(baseline, path)) for path in wanted}
-    assert added == {path: repeats // 2 for path, repeats in wanted.items()}
+    assert added == wanted
+    assert macs(result, size) == result.scaling.plan.after.macs
     less, _ = scaled(baseline, depth=0.5, input_size=size)
     assert macs(less, size) == less.scaling.plan.after.macs < macs(baseline, size)
 
