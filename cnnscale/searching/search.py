@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
+from cnnscale.inputs import GivenSize
 from cnnscale.planning import Planner
 from cnnscale.reading import analyse
 from cnnscale.scaling import apply, plan
@@ -65,7 +66,7 @@ def prepare(
     model: nn.Module | Callable[[], nn.Module],
     *,
     budget: float = 2.0,
-    input_size: tuple[int, ...] | None = None,
+    input_size: GivenSize | None = None,
     grid: Grid | None = None,
     seeds: int = 3,
     rungs: Sequence[float] = (0.5, 1.0),
@@ -94,7 +95,7 @@ def search(
     train_fn: TrainFn,
     *,
     budget: float = 2.0,
-    input_size: tuple[int, ...] | None = None,
+    input_size: GivenSize | None = None,
     grid: Grid | None = None,
     seeds: int = 3,
     rungs: Sequence[float] = (0.5, 1.0),
@@ -129,7 +130,8 @@ def search(
         train_fn: trains a net and returns what is to be maximised: ``train_fn(model, trial) -> float``, with a
             :class:`cnnscale.searching.trials.Trial`. Score on validation data, never on the test set.
         budget: MACs of the candidates, relative to the baseline's.
-        input_size: the baseline's input, (C, H, W); by default the model's own.
+        input_size: the baseline's input, (C, H, W), or its inputs as :func:`cnnscale.scale` takes them; by default
+            the model's own.
         grid: values of two bases; by default alpha and gamma around the paper's.
         seeds: trainings per candidate and rung, under seeds 0, 1, ...
         rungs: shares of the full schedule, rising to 1; each is a complete schedule of its own.

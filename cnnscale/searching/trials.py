@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
+from cnnscale.inputs import InputSize
 from cnnscale.plans import Plan
 from cnnscale.scaling import apply
 
@@ -50,8 +51,8 @@ class Trial:
     rung: int
     share: float
     """Of the full schedule. Train a complete, shorter schedule: a learning rate that has come down."""
-    input_size: tuple[int, ...]
-    """(C, H, W) of the images that this net is for."""
+    input_size: InputSize
+    """(C, H, W) of the images that this net is for; of several inputs as in :attr:`cnnscale.Plan.input_size`."""
     device: torch.device
     folder: Path
     token: int

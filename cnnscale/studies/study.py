@@ -16,6 +16,8 @@ from typing import Any, Literal
 from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
+from cnnscale.formatting import size_text
+from cnnscale.inputs import InputSize
 from cnnscale.searching.candidates import net_of
 from cnnscale.searching.engine import MAX_RETRIES, Driver
 from cnnscale.searching.ledger import Ledger
@@ -37,7 +39,7 @@ class Point:
 
     line: str
     level: float
-    input_size: tuple[int, ...]
+    input_size: InputSize
     macs: int
     growth: float
     """Of MACs, measured / baseline."""
@@ -93,7 +95,7 @@ class StudyResult:
         rows = []
         for point in self.points:
             shared = {k: v for k, v in vars(point).items() if k not in ("values", "mean", "spread")}
-            shared["input_size"] = "x".join(map(str, point.input_size))
+            shared["input_size"] = size_text(point.input_size)
             rows += [{**shared, "seed": seed, "value": value} for seed, value in point.values.items()]
         return as_csv(rows)
 
