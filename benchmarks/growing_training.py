@@ -100,6 +100,8 @@ class Trial:
     fresh: Curve
     macs: int
     """Of the grown network, per image."""
+    share: float
+    """Of these, what an image costs the baseline."""
 
 
 def run(seed: int, epochs: int) -> Trial:
@@ -113,7 +115,9 @@ def run(seed: int, epochs: int) -> Trial:
     start, size = accuracy(nets["preserved"], small.test), nets["fresh"].scaling.input_size
     large = at(size)
     curves = {name: train(net, large, epochs, 0.01, seed + 100) for name, net in nets.items()}
-    return Trial(seed, accuracy(baseline, small.test), start, **curves, macs=nets["fresh"].scaling.plan.after.macs)
+    plan = nets["fresh"].scaling.plan
+    share = plan.before.macs / plan.after.macs
+    return Trial(seed, accuracy(baseline, small.test), start, **curves, macs=plan.after.macs, share=share)
 
 
 def plot(trials: Sequence[Trial], path: Path) -> None:
@@ -126,8 +130,13 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
         curves = [getattr(trial, name) for trial in trials]
         cost = [3 * trials[0].macs * BATCH * step / 1e12 for step in curves[0].steps]  # a backward pass costs two
         points = list(zip(*(curve.accuracy for curve in curves), strict=True))
-        axes.plot(cost, [statistics.median(p) for p in points], color=colour, label=name)
+        middle = [statistics.median(p) for p in points]
+        axes.plot(cost, middle, color=colour, label=name)
         axes.fill_between(cost, [min(p) for p in points], [max(p) for p in points], color=colour, alpha=0.2, lw=0)
+        if name == "preserved":
+            earlier = trials[0].share * cost[-1]
+            label = "preserved, with the baseline's training"
+            axes.plot([c + earlier for c in cost], middle, color=colour, ls=":", label=label)
     level = statistics.median(trial.baseline for trial in trials)
     axes.axhline(level, color="0.4", ls="--", lw=1, label="the baseline, before it was grown")
     axes.set(xlabel="training after the growth, 10$^{12}$ MACs", ylabel="accuracy on test pictures", ylim=(0, 1))
