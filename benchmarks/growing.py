@@ -71,8 +71,8 @@ def pixels(name: str) -> int:
 def settle(model: nn.Module, side: int, generator: torch.Generator) -> None:
     """Give batch norms running statistics near those of the activations that they get, as training leaves them.
 
-    And biases near 1, which keep most units on: with biases near 0 a random network lets rounding grow by a fifth a layer
-    (Yang et al. 2019, "A mean field theory of batch normalization", section 3), until nothing else decides its outputs.
+    And biases near 1, which keep most units on: with biases near 0 a random network lets rounding grow by a fifth a
+    layer (Yang et al. 2019, "A mean field theory of batch normalization", section 3), until it decides the outputs.
     """
 
     def near(layer: nn.Module, inputs: tuple[Tensor]) -> None:
