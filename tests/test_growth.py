@@ -81,6 +81,20 @@ def test_a_shuffle_is_followed():
     preserved(filled(spec_of(StageSpec("split", 16, 2, groups=2, cut="sizes"))), width=2.0)
 
 
+@pytest.mark.parametrize(("width", "blocks"), [(20, 4), (24, 5), (12, 6)])
+@pytest.mark.parametrize("way", [{"width": 1.5}, {"width": 2.0}, {"phi": 1}])
+def test_copies_go_the_ways_of_their_channels(width, blocks, way):
+    """Half of the channels pass a unit, again and again; a half of 6 or 10 channels has no half of a half."""
+    preserved(filled(spec_of(StageSpec("split", width, blocks, groups=2, cut="chunk"))), **way)
+
+
+def test_fewer_ways_than_channels_are_refused():
+    """Cut in two seven times, 36 channels leave some way with more channels of the baseline than of the scaled one."""
+    baseline = filled(spec_of(StageSpec("split", 36, 8, groups=2, cut="chunk")))
+    with pytest.raises(cnnscale.PreserveError, match=r"chunk.*stages\.0"):
+        cnnscale.scale(baseline, width=2.0, input_size=SIZE, weights="preserve")
+
+
 @pytest.mark.parametrize("extra", ["twice", "tied"])
 def test_a_layer_called_twice_has_one_weight(extra):
     preserved(filled(spec_of(BLOCKS["residual"], extra=extra)), width=1.5)

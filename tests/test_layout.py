@@ -81,6 +81,7 @@ LAYERS = (
     "weighted",
     "identities",
     "samples",
+    "itineraries",
     "following",
     "parting",
     "growth",
