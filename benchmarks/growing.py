@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from zoo import heal, read, timm_model, torchvision_model, torchvision_names
 from zoo_checks import tensors
 
@@ -147,10 +146,10 @@ def difference(model: nn.Module, result: nn.Module, size: Sequence[int]) -> floa
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(after, before, strict=True))
 
 
-def convolutional(library: str, name: str) -> bool:
-    return any(
-        isinstance(m, _ConvNd) for m in (torchvision_model if library == "torchvision" else timm_model)(name).modules()
-    )
+def size(library: str, name: str) -> int:
+    with torch.device("meta"):
+        model = (torchvision_model if library == "torchvision" else timm_model)(name)
+    return sum(p.numel() for p in model.parameters())
 
 
 def report(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -180,7 +179,9 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--out", type=Path, default=Path("growing.jsonl"), help="one line of JSON per network and way")
     parser.add_argument("--report", type=Path, help="write the tables there, in markdown")
-    parser.add_argument("--largest", type=float, default=1e9, help="leave larger networks out (parameters)")
+    parser.add_argument(
+        "--largest", type=float, default=1e9, help="leave larger networks out (parameters; 50 bytes each)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -189,6 +190,8 @@ def main() -> int:
     jobs = [(lib, n) for lib, n in names() if any(fnmatch.fnmatch(n, p) for p in options.only)]
     with options.out.open("a", encoding="utf-8") as file:
         for library, name in jobs:
+            if size(library, name) > options.largest:
+                continue
             for way in options.ways:
                 if (library, f"{name} {way}") in done:
                     continue
