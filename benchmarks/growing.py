@@ -147,8 +147,7 @@ def difference(model: nn.Module, result: nn.Module, size: Sequence[int]) -> floa
 
 
 def size(library: str, name: str) -> int:
-    with torch.device("meta"):
-        model = (torchvision_model if library == "torchvision" else timm_model)(name)
+    model = (torchvision_model if library == "torchvision" else timm_model)(name)
     return sum(p.numel() for p in model.parameters())
 
 
@@ -190,11 +189,10 @@ def main() -> int:
     jobs = [(lib, n) for lib, n in names() if any(fnmatch.fnmatch(n, p) for p in options.only)]
     with options.out.open("a", encoding="utf-8") as file:
         for library, name in jobs:
-            if size(library, name) > options.largest:
+            ways = [way for way in options.ways if (library, f"{name} {way}") not in done]
+            if not ways or size(library, name) > options.largest:
                 continue
-            for way in options.ways:
-                if (library, f"{name} {way}") in done:
-                    continue
+            for way in ways:
                 row = examine(library, name, way)
                 file.write(json.dumps(row) + "\n")
                 file.flush()
