@@ -62,24 +62,28 @@ class Workload:
     def _ready(self) -> Step:
         """The step, made at its first use: until then a workload holds no memory of its own."""
         if self._step is None:
-            settings, device = self._settings, self.device
-            layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-            dtype = DTYPES[settings.dtype]
-            model = self._model.train(self.mode == "train").to(device.where, dtype).to(memory_format=layout)
-
-            def made(size: Size) -> Tensor:
-                images = torch.randn(self.batch, *size, device=device.where, dtype=dtype)
-                return images.to(memory_format=layout) if images.dim() == 4 else images
-
-            self._batch = batch = Batch.of(self._size, made)
-            forward: Callable[..., Any] = model
-            if settings.compile_mode:
-                forward = torch.compile(model, mode=settings.compile_mode)
-            self._step = self._trained(forward, batch) if self.mode == "train" else lambda: batch.into(forward)
-            if settings.cuda_graph and self.mode == "infer":
-                self._step = device.captured(self._step)
+            with torch.inference_mode(mode=False):  # what is converted in it could not be trained afterwards
+                self._step = self._made()
+            if self._settings.cuda_graph and self.mode == "infer":
+                self._step = self.device.captured(self._step)
         self._model.train(self.mode == "train")  # the same network may be in several workloads
         return self._step
+
+    def _made(self) -> Step:
+        settings, device = self._settings, self.device
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        dtype = DTYPES[settings.dtype]
+        model = self._model.to(device.where, dtype).to(memory_format=layout)
+
+        def made(size: Size) -> Tensor:
+            images = torch.randn(self.batch, *size, device=device.where, dtype=dtype)
+            return images.to(memory_format=layout) if images.dim() == 4 else images
+
+        self._batch = batch = Batch.of(self._size, made)
+        forward: Callable[..., Any] = model
+        if settings.compile_mode:
+            forward = torch.compile(model, mode=settings.compile_mode)
+        return self._trained(forward, batch) if self.mode == "train" else lambda: batch.into(forward)
 
     def _trained(self, forward: Callable[..., Any], batch: Batch) -> Step:
         parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
