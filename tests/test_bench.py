@@ -252,6 +252,24 @@ class TestOutOfMemory:
         ]
         assert "phi 1 ran out of memory" in report.notes[0]
 
+    def test_a_batch_size_is_measured_once(self):
+        """Whether a larger one comes down to it before or after."""
+        for sizes in ((16, 4), (4, 16)):
+            made = [variant(0), variant(1, lambda: scaled(Hungry(4), 1))]
+            report = compare(made, dataclasses.replace(FAST, batch_sizes=sizes))
+            assert [(row.name, row.batch_size) for row in report.rows] == [("phi 0", 4), ("phi 1", 4)]
+            assert len(report.notes) == 2
+
+    def test_of_a_long_message_the_beginning_is_told(self):
+        class Long(Net):
+            def forward(self, x):
+                told = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.80 GiB."
+                raise torch.cuda.OutOfMemoryError(told)
+
+        report = compare([variant(0), variant(1, lambda: scaled(Long(), 1))], FAST)
+        problem = report.rows[1].problem
+        assert problem == "out of memory even at batch 1: CUDA out of memory. Tried to allocate 20.00 GiB"
+
     def test_what_never_fits_is_a_problem_of_its_own(self):
         settings = dataclasses.replace(FAST, batch_sizes=(2,))
         report = compare([variant(0), variant(1, lambda: scaled(Hungry(0), 1))], settings)
@@ -339,6 +357,18 @@ class TestWorkload:
         net, half = Net(), dataclasses.replace(FAST, dtype="bf16", channels_last=True)
         for mode in ("infer", "train", "infer"):
             assert Workload("net", net, SIZE, 2, mode, half).times(1)
+
+    def test_what_does_not_compile_says_so(self, monkeypatch):
+        def compiled(model, mode):
+            def fails(*inputs):
+                raise RuntimeError("no lowering for it\nand a long log")
+
+            return fails
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        report = compare([variant(0)], dataclasses.replace(FAST, compile_mode="default"))
+        problem = report.rows[0].problem
+        assert problem == "with torch.compile the first run fails: RuntimeError: no lowering for it"
 
     def test_training_takes_outputs_of_any_kind(self):
         class Several(Net):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnscale.batches import Batch
+from cnnscale.errors import ModelError
 from cnnscale.inputs import InputSize, Size
 
 from .devices import Device, MemorySource, Step, is_out_of_memory
@@ -26,6 +27,7 @@ class Workload:
 
     Raises:
         OutOfMemoryError: the device has not enough memory; also from every method.
+        ModelError: torch.compile, or the first run of what it makes, fails; from every method.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Workload:
         self._model, self._settings = model, settings
         self._size = input_size
         self._step: Step | None = None
+        self._has_run = False
         self._optimizer: torch.optim.Optimizer | None = None
         self._batch: Batch | None = None
 
     def times(self, runs: int) -> list[float]:
         """Seconds of each step of a row of them."""
         taken: list[float] = self._guarded(lambda: self.device.times(self._ready(), runs))
+        self._has_run = True
         return taken
 
     def peak_memory(self) -> tuple[int, MemorySource]:
@@ -56,7 +60,10 @@ class Workload:
                 return act()
         except Exception as error:
             if is_out_of_memory(error):
-                raise OutOfMemoryError(self.name, str(error).split("\n")[0]) from error
+                raise OutOfMemoryError(self.name, ". ".join(_first_line(error).split(". ")[:2])) from error
+            if self._settings.compile_mode and not self._has_run:
+                kind = type(error).__name__
+                raise ModelError(f"with torch.compile the first run fails: {kind}: {_first_line(error)}") from error
             raise
 
     def _ready(self) -> Step:
@@ -106,6 +113,10 @@ class Workload:
             yield from self._batch.tensors
         for state in self._optimizer.state.values() if self._optimizer else ():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
