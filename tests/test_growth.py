@@ -374,3 +374,29 @@ def test_state_follows_a_part_of_a_network():
     optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
     moved = cnnscale.transfer_optimizer(optimizer, whole, result)
     assert len(moved.param_groups[0]["params"]) == len(list(result.parameters()))
+
+
+@pytest.fixture
+def tf32_allowed():
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    conv.fp32_precision = "tf32"
+    yield conv
+    conv.fp32_precision = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="the switch that is looked at is of torch 2.9")
+def test_single_precision_is_not_measured_in_tf32(tf32_allowed):
+    """On CUDA the user may have allowed it; growth would be called inexact for nothing."""
+    seen = set()
+
+    class Spy(nn.Sequential):
+        def forward(self, x):
+            if x.dtype == torch.float32:
+                seen.add(tf32_allowed.fp32_precision)
+            return super().forward(x)
+
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    cnnscale.scale(Spy(*layers), width=2.0, input_size=SIZE, weights="preserve")
+    assert "ieee" in seen
+    assert tf32_allowed.fp32_precision == "tf32"
