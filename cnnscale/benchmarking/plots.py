@@ -55,7 +55,7 @@ def _throughput(rows: Sequence[Row]) -> Figure | None:
     axes = figure.subplots()
     first = points[0]
     ends = [min(p.gmacs for p in points), max(p.gmacs for p in points)]
-    label = f"at the {first.gmacs * first.images_per_s:.0f} GMAC/s of {first.name}"
+    label = f"at the {first.gmacs * first.images_per_s:.3g} GMAC/s of {first.name}"
     axes.plot(ends, [first.images_per_s * first.gmacs / x for x in ends], "--", color=FAINT, lw=1, label=label)
     for p in points:
         colour = _FIRST if p is first else _OTHER
