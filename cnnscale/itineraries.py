@@ -118,7 +118,7 @@ class _Ways:
         if len(inputs) > 1 and not is_cat(node):
             return self._met(node, inputs)
         try:
-            return _numbers(run(node, self.trace.modules, self._coded, {}))
+            return _numbers(run(node, self.trace.modules, self._coded, {}), len(self.channels))
         except (ArithmeticError, RuntimeError, TypeError, ValueError):  # it does more than move channels about
             shape, given = node.meta["val"].shape, inputs[0]
             if isinstance(given, Tensor) and given.dim() == len(shape) > 1 and given.shape[1] == shape[1]:
@@ -180,17 +180,18 @@ def _code(value: Any) -> Any:
     return value.double() * (0.8 / _GRID) + 0.1 if isinstance(value, Tensor) else value
 
 
-def _numbers(value: Any) -> Any:
-    """The channels' numbers of coded ones.
+def _numbers(value: Any, count: int) -> Any:
+    """The channels' numbers, below ``count``, of coded ones.
 
     Raises:
         ValueError: they are no longer codes.
     """
     if isinstance(value, (tuple, list)):
-        return tuple(map(_numbers, value))
+        return tuple(_numbers(each, count) for each in value)
     if not isinstance(value, Tensor):
         return value
     numbers = (value - 0.1) * (_GRID / 0.8)
-    if not value.is_floating_point() or not ((numbers - numbers.round()).abs() < 1e-3).all():
+    whole = numbers.round()
+    if not (((numbers - whole).abs() < 1e-3) & (whole >= 0) & (whole < count)).all():
         raise ValueError("not the numbers of channels")
-    return numbers.round().long()
+    return whole.long()

@@ -70,6 +70,7 @@ def test_out_of_memory_halves_the_batch_of_all():
         for name, net in (("small", nn.Sequential(nn.Conv2d(3, 8, 3))), ("hungry", Hungry(0.3)))
     ]
     done = compare(variants, FAST)
+    assert [row.problem for row in done.rows] == [None, None]
     assert [row.batch_size for row in done.rows] == [2, 2]
     assert done.notes[0].startswith("batch 8 -> 4 for all rows: hungry ran out of memory (CUDA out of memory. Tried")
     assert len(done.notes[0]) < 160

@@ -95,6 +95,18 @@ def test_fewer_ways_than_channels_are_refused():
         cnnscale.scale(baseline, width=2.0, input_size=SIZE, weights="preserve")
 
 
+def test_large_numbers_are_not_taken_for_channels():
+    """A response norm divides by a mean over all channels."""
+
+    class Response(nn.Module):
+        def forward(self, x):
+            return x * 1e18 / x.mean(1, keepdim=True)
+
+    layers = [nn.Conv2d(3, 8, 3), Response(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    with pytest.raises(cnnscale.PreserveError, match="truediv"):
+        cnnscale.scale(nn.Sequential(*layers), width=1.5, divisor=1, input_size=SIZE, weights="preserve")
+
+
 @pytest.mark.parametrize("extra", ["twice", "tied"])
 def test_a_layer_called_twice_has_one_weight(extra):
     preserved(filled(spec_of(BLOCKS["residual"], extra=extra)), width=1.5)
