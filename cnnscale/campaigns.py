@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .coefficients import Coefficients
+from .errors import CnnScaleError, UsageError
 from .options import MODEL_HELP, Json, Model, Rounding, amount, rounding_option
 from .searching.grid import BASES, Base, Grid
 from .searching.views import prepared_view, progress_text, result_view, status_view
@@ -250,6 +252,9 @@ def study(
     levels: Annotated[
         list[float], option("Instead of the paper's: multipliers, of figure8 growths of MACs.", metavar="F...")
     ] = NONE,
+    alpha: Annotated[float | None, option("With beta and gamma of your own, figure8 has one more line.")] = None,
+    beta: Annotated[float | None, option("Likewise; what is not given is the paper's.")] = None,
+    gamma: Annotated[float | None, option("Likewise.")] = None,
     out: Annotated[
         Path | None, _run("Folder for results and store; default: runs/FIGURE.", metavar="DIR", show_default=False)
     ] = None,
@@ -257,12 +262,18 @@ def study(
 ) -> None:
     """Train the nets of one of the paper's figures on your data, and compare them."""
     from .loading import Factory, load
+    from .studies.plots import save_study
     from .studies.study import run_study, trained_once
     from .studies.variants import FIGURES
 
     loaded = load(model)
     train_fn = training.function("test")
     keywords = {key: value for key, value in rounding.rounding_keywords(loaded.input_size).items() if value is not None}
+    own = {name: base for name, base in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if base is not None}
+    if own and figure != "figure8":
+        raise UsageError(f"{figure} compares no coefficients: --{next(iter(own))} belongs to figure8")
+    if own:
+        keywords["coefficients"] = Coefficients(**own)
     variants = tuple(FIGURES[figure](loaded.model, levels, **keywords))
     nets = trained_once(variants)
     work = [(variant.plan, training.seeds * train_fn.images(1.0)) for variant in nets.values()]
@@ -289,6 +300,10 @@ def study(
     for name, text in ((f"{figure}.json", result.to_json()), (f"{figure}.csv", result.to_csv())):
         (folder / name).write_text(text, encoding="utf-8")
         note(f"wrote {folder / name}")
+    try:
+        note(f"wrote {', '.join(map(str, save_study(result, folder)))}")
+    except CnnScaleError as error:  # the results are there, and the same command draws them later
+        note(f"no picture: {error}")
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
@@ -303,4 +318,8 @@ def add_commands() -> None:
     )(search)
     command("status runs/search.db")(status)
     command("export runs/search.db > trainings.csv", "export runs/search.db --format json")(export)
-    command("study figure8 --seeds 3", "study figure3 --model resnet18 --data pictures --divisor 8 --dry-run")(study)
+    command(
+        "study figure8 --seeds 3",
+        "study figure8 --alpha 1 --beta 1.15 --gamma 1.2",
+        "study figure3 --model resnet18 --data pictures --divisor 8 --dry-run",
+    )(study)

@@ -149,6 +149,7 @@ LAYERS = (
     "studies.paper",
     "studies.variants",
     "studies.study",
+    "studies.plots",
     "studies.views",
     "studies",
     "lists",
