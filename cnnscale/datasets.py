@@ -4,6 +4,8 @@
 on a canvas of 48x48 at a random place among four pieces of 8x8 pixels cut from other digits. Where the digit is has to
 be found and fragments have to be ignored, so that resolution matters. The three splits share no digit, not even a
 fragment of one; the same seed gives the same pictures everywhere.
+
+One's own are tensors in three files, or picture files in folders of folders: a split, and in it a class.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from typing import Final, Literal
 import torch
 
 from .errors import CnnScaleError, UsageError
+from .folders import find_files, read_files
+from .inputs import Size
 
-__all__ = ["CLUTTER", "Pictures", "Split", "clutter", "load_pictures"]
+__all__ = ["CLUTTER", "Pictures", "Split", "clutter", "count_pictures", "load_pictures"]
 
 Split = Literal["train", "validation", "test"]
 
@@ -46,21 +50,61 @@ class Pictures:
             )
 
 
-def load_pictures(data: str, split: Split) -> Pictures:
-    """A split of :data:`CLUTTER`, or of a folder with ``train.pt``, ``validation.pt`` and ``test.pt``: each a dict of
-    ``images`` and ``labels``, as ``torch.save`` writes it.
+def load_pictures(data: str, split: Split, size: Size | None = None) -> Pictures:
+    """A split of :data:`CLUTTER` or of a folder.
+
+    The folder has ``train.pt``, ``validation.pt`` and ``test.pt``, each a dict of ``images`` and ``labels``, as
+    ``torch.save`` writes it; or folders ``train``, ``validation`` (or ``val``) and ``test``, each with a folder of
+    picture files per class. Tensors come as they are, files in colour and filling ``size``, (C, H, W) in pixels: what
+    juts out on one side is cut off.
 
     Raises:
-        UsageError: there is no such file, or it holds something else.
+        UsageError: there is no such split, or it holds something else.
     """
     if data == CLUTTER:
         return clutter(split)
     path = Path(data) / f"{split}.pt"
+    if not path.exists() and (folder := _folder(data, split)):
+        if size is None:
+            raise UsageError(f"the pictures of {folder} are brought to a size, and none was given")
+        return _from_files(folder, _classes(data), size[1:])
     try:
         held = torch.load(path, weights_only=True)
         return Pictures(held["images"], held["labels"])
     except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise UsageError(f"cannot read {path} as a dict of images and labels: {error}") from error
+        known = "" if path.exists() else f"; {data} has neither {path.name} nor a folder {split} of pictures"
+        raise UsageError(f"cannot read {path} as a dict of images and labels: {error}{known}") from error
+
+
+def count_pictures(data: str, split: Split) -> int:
+    """How many a split has; files are counted and not read.
+
+    Raises:
+        UsageError: as :func:`load_pictures`.
+    """
+    if data != CLUTTER and not (Path(data) / f"{split}.pt").exists() and (folder := _folder(data, split)):
+        return len(find_files(folder)[0])
+    return len(load_pictures(data, split).labels)
+
+
+def _folder(data: str, split: Split) -> Path | None:
+    """Where a split's picture files are."""
+    names = {"validation": ("validation", "val")}.get(split, (split,))
+    return next((folder for name in names if (folder := Path(data) / name).is_dir()), None)
+
+
+def _classes(data: str) -> tuple[str, ...] | None:
+    """Those that the pictures to train on have."""
+    folder = _folder(data, "train")
+    return None if folder is None else find_files(folder)[1]
+
+
+@lru_cache(maxsize=2)
+def _from_files(folder: Path, classes: tuple[str, ...] | None, sides: tuple[int, ...]) -> Pictures:
+    files, found = find_files(folder)
+    if classes is not None and found != classes:
+        raise UsageError(f"{folder} has the classes {', '.join(found)}, and train has {', '.join(classes)}")
+    return Pictures(read_files([path for path, _ in files], sides), torch.tensor([label for _, label in files]))
 
 
 @lru_cache(maxsize=4)

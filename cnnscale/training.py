@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # torch's own habit
 
-from .datasets import CLUTTER, Pictures, Split, load_pictures
+from .datasets import CLUTTER, Pictures, Split, count_pictures, load_pictures
 from .errors import UsageError
 from .inputs import Inputs, InputSize, Size
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Classification"]
 
 _EVAL_BATCH = 512
+_MOMENTS_OF = 4000
+"""Pictures, or nearly twice as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Classification:
     """
 
     data: str = CLUTTER
-    """``mnist-clutter``, or a folder (:func:`cnnscale.datasets.load_pictures`)."""
+    """``mnist-clutter``, or a folder of tensors or pictures (:func:`cnnscale.datasets.load_pictures`)."""
     epochs: int = 6
     """Of the full schedule."""
     batch_size: int = 128
@@ -60,7 +62,7 @@ class Classification:
 
     def images(self, share: float) -> int:
         """How many pictures one training sees."""
-        return self.epochs_of(share) * len(_resized(self.data, "train", None).labels)
+        return self.epochs_of(share) * count_pictures(self.data, "train")
 
     def epochs_of(self, share: float) -> int:
         return max(1, round(self.epochs * share))
@@ -74,7 +76,7 @@ class _Run:
         size = _picture_size(trial.input_size)
         self.train_set = _on(_resized(settings.data, "train", size), trial.device)
         self.scored = _on(_resized(settings.data, settings.score_on, size), trial.device)
-        self.mean, self.std = _moments(settings.data)
+        self.mean, self.std = _moments(settings.data, size)
         self.epochs = settings.epochs_of(trial.share)
         steps = self.epochs * self.batches
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -165,11 +167,9 @@ def _picture_size(input_size: InputSize) -> Size:
 
 
 @lru_cache(maxsize=2)
-def _resized(data: str, split: Split, input_size: tuple[int, ...] | None) -> Pictures:
+def _resized(data: str, split: Split, input_size: Size) -> Pictures:
     """A split at a resolution, antialiased, with the channels that the net takes: 3 equal ones of 1, or their mean."""
-    pictures = load_pictures(data, split)
-    if input_size is None:
-        return pictures
+    pictures = load_pictures(data, split, input_size)
     from torchvision.transforms.v2 import functional as transforms
 
     images = transforms.resize(pictures.images, list(input_size[1:]), antialias=True)
@@ -183,9 +183,10 @@ def _resized(data: str, split: Split, input_size: tuple[int, ...] | None) -> Pic
 
 
 @lru_cache(maxsize=2)
-def _moments(data: str) -> tuple[float, float]:
-    """Mean and standard deviation of the training pictures' pixels, from 0 to 1."""
-    pixels = load_pictures(data, "train").images.float() / 255
+def _moments(data: str, input_size: Size) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels of some thousands of the training pictures, from 0 to 1."""
+    images = load_pictures(data, "train", input_size).images
+    pixels = images[:: max(1, len(images) // _MOMENTS_OF)].float() / 255
     return float(pixels.mean()), float(pixels.std())
 
 

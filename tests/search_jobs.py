@@ -77,6 +77,14 @@ def quick(model: nn.Module, trial) -> float:
     return channels(model) + trial.seed + trial.share
 
 
+def together(model: nn.Module, trial) -> float:
+    """Begins only when two processes train, so that both have a part; the narrow net fails under seed 1."""
+    log(trial, "begin")
+    while len({line.split()[-1] for line in Path(os.environ["CNNSCALE_TEST_LOG"]).read_text().splitlines()}) < 2:
+        time.sleep(0.01)
+    return slow_or_failing(model, trial) if trial.candidate == "w1" else slow(model, trial)
+
+
 def slow_or_failing(model: nn.Module, trial) -> float:
     return failing(model, trial) if trial.seed else slow(model, trial)
 
@@ -101,17 +109,34 @@ def deadly(model: nn.Module, trial) -> float:
     return quick(model, trial)
 
 
-def drive(store: str, workers: int) -> None:
+def drive(store: str, workers: int, train_fn: str) -> None:
     """A driver of its own process: everything is resumed from the store."""
     from cnnscale.searching.engine import Driver
     from cnnscale.searching.ledger import Ledger
     from cnnscale.searching.trials import pack
     from cnnscale.searching.workers import LocalExecutor
 
-    Driver(Ledger(Path(store)), LocalExecutor(workers, ["cpu"]), pack(Tiny, slow), poll_s=0.1).run()
+    Driver(Ledger(Path(store)), LocalExecutor(workers, ["cpu"]), pack(Tiny, globals()[train_fn]), poll_s=0.1).run()
+
+
+def count(store: str) -> None:
+    """When stdin ends, do tasks by hand, and print the number of each as soon as its result has been taken."""
+    from cnnscale.searching.ledger import Ledger, new_owner
+
+    ledger, owner = Ledger(Path(store)), new_owner()
+    os.write(1, b"ready\n")
+    sys.stdin.read()
+    while ledger.unfinished():
+        ledger.reap()
+        lease = ledger.lease(owner, 30)
+        if lease and ledger.finish(lease, lease.task.id, 0.0):
+            os.write(1, f"{lease.task.id}\n".encode())
 
 
 if __name__ == "__main__":
-    from search_jobs import drive as _drive  # so that workers find the functions under this module's name
+    import search_jobs as _jobs  # so that workers find the functions under this module's name
 
-    _drive(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1] == "count":
+        _jobs.count(sys.argv[2])
+    else:
+        _jobs.drive(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -127,6 +127,7 @@ LAYERS = (
     "benchmarking.plots",
     "benchmarking",
     "reference",
+    "folders",
     "datasets",
     "training",
     "searching.statistics",

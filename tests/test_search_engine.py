@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import search_jobs
@@ -18,7 +19,9 @@ from search_jobs import EPOCHS, Tiny, failing, quick
 from cnnscale.errors import SearchError, UsageError
 from cnnscale.searching.engine import Driver
 from cnnscale.searching.executors import Executor
+from cnnscale.searching.halving import schedule
 from cnnscale.searching.ledger import Ledger, new_owner
+from cnnscale.searching.search import _advance
 from cnnscale.searching.trials import Outcome, Trial, pack, run_job
 from cnnscale.searching.workers import LocalExecutor
 
@@ -120,6 +123,9 @@ def test_tasks_and_candidates_are_added_once(store: Ledger, plans):
     assert store.add_tasks(list(plans), (0, 1, 2), 0, 1.0) == 0
     store.add_candidates([("w1", "another plan", {})])
     assert store.candidates()["w1"] == (plans["w1"], {})
+    store.add_candidates([("a", "its plan", {})])
+    assert [row[0] for row in store._db.execute("SELECT position FROM candidates ORDER BY position")] == [0, 1, 2]
+    assert list(store.facts()) == ["w1", "w2", "a"]
 
 
 def test_a_store_belongs_to_one_search(tmp_path: Path):
@@ -224,6 +230,37 @@ def test_two_drivers_share_the_work(store: Ledger):
     other.ledger.close()
 
 
+def test_a_machine_that_slept_goes_on_with_what_it_had(store: Ledger, monkeypatch):
+    """Leases are over by the clock when it wakes; nobody else took them, so they are the driver's still."""
+
+    now = time.time
+
+    class Slept(Here):
+        def wait(self, timeout_s):
+            monkeypatch.setattr("time.time", lambda: now() + 3600 * len(done(store)))
+            return super().wait(timeout_s)
+
+    Driver(store, Slept(), pack(Tiny, quick)).run()
+    assert [(task.state, task.attempts) for task in store.tasks()] == [("done", 1)] * 4
+
+
+def test_a_driver_waits_for_the_rung_that_another_has_just_added(store: Ledger):
+    """The other adds it between this one's look at the tasks and its wish to add it."""
+    ready = SimpleNamespace(rungs=schedule(2, 2, (0.5, 1.0), 0.5), keep=0.5, seeds=2)
+    for _ in range(4):
+        store.finish(store.lease("elsewhere:1:a", 30), 1.0, 1.0)
+    assert store.unfinished() == 0
+    assert _advance(store, ready)
+    assert _advance(store, ready), "there is a rung to be done"
+    for _ in range(2):
+        store.finish(store.lease("elsewhere:1:a", 30), 1.0, 1.0)
+    assert not _advance(store, ready)
+
+
+def done(store: Ledger) -> list[int]:
+    return [task.id for task in store.tasks() if task.state == "done"]
+
+
 # --- killing ------------------------------------------------------------------------------------------------------
 
 
@@ -235,11 +272,16 @@ def log(tmp_path: Path, monkeypatch) -> Path:
     return path
 
 
-def driver(store: Ledger, workers: int) -> subprocess.Popen:
+def driver(store: Ledger, workers: int, train_fn: str = "slow") -> subprocess.Popen:
+    return process(str(store.path), str(workers), train_fn)
+
+
+def process(*args: str, **options) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, search_jobs.__file__, str(store.path), str(workers)],
+        [sys.executable, search_jobs.__file__, *args],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,
+        **options,
     )
 
 
@@ -295,6 +337,57 @@ def test_kill_9_of_a_worker_of_the_driver_and_of_everything(store: Ledger, log: 
     assert len(epochs) == 4 * EPOCHS
     assert sum(epochs.values()) - len(epochs) <= 3 * workers  # at most one epoch per worker and kill
     assert not list(store.folder.iterdir())  # no checkpoint is left
+
+
+@posix
+def test_two_drivers_in_processes_share_the_work_and_one_goes_on_when_the_other_is_killed(store: Ledger, log: Path):
+    first, second = (driver(store, 1, "together") for _ in range(2))
+    until(lambda: any(line[4] == "epoch1" for line in lines(log)))
+    assert {task.owner.split(":")[1] for task in store.tasks() if task.owner} == {str(first.pid), str(second.pid)}
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert second.wait(60) == 0
+    assert values(store) == {("w1", 0): 8.0, ("w2", 0): 16.0, ("w1", 1): None, ("w2", 1): 17.0}
+    failed = next(task for task in store.tasks() if task.state == "failed")
+    assert (failed.attempts, failed.error.splitlines()[-1]) == (1, "ValueError: no luck with this seed")
+    epochs = Counter(tuple(line[:2] + line[4:5]) for line in lines(log) if line[4] != "begin")
+    assert len(epochs) == 3 * EPOCHS
+    assert sum(epochs.values()) - len(epochs) <= 1
+
+
+@posix
+def test_what_was_acknowledged_survives_kill_9_in_the_midst_of_writing(store: Ledger, tmp_path: Path):
+    """Two processes write as fast as they can; both are killed, then two others do the rest."""
+    store.add_tasks(["w1"], range(2, 298), 0, 1.0)
+    answers = [tmp_path / f"answers{number}" for number in range(4)]
+
+    def pair(files: list[Path]) -> list[subprocess.Popen]:
+        """Two that begin at the same time."""
+        made = []
+        for file in files:
+            with file.open("w") as stdout:
+                made.append(process("count", str(store.path), stdin=subprocess.PIPE, stdout=stdout))
+        until(lambda: all("ready" in file.read_text() for file in files))
+        for one in made:
+            one.stdin.close()
+        return made
+
+    def acknowledged() -> list[int]:
+        return [int(line) for file in answers if file.exists() for line in file.read_text().split() if line != "ready"]
+
+    for one in (killed := pair(answers[:2])):
+        until(lambda: len(acknowledged()) >= 100)
+        one.kill()
+    assert [one.wait() for one in killed] == [-signal.SIGKILL] * 2
+    early = set(acknowledged())
+    done = {task.id for task in store.tasks() if task.state == "done"}
+    assert early <= done
+    assert len(done) < 300
+    assert [one.wait(60) for one in pair(answers[2:])] == [0, 0]
+    assert {task.id: task.value for task in store.tasks()} == {number: number for number in range(1, 301)}
+    counted = Counter(acknowledged())
+    assert set(counted.values()) == {1}
+    assert 300 - len(counted) <= 2  # a result may be taken, and its process killed before it could say so
 
 
 @posix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,66 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(sides: str, tmp_path: 
     assert train(cut, trial(tmp_path / "cut", token=2)) == expected
     for before, after in zip(whole.state_dict().values(), cut.state_dict().values(), strict=True):
         assert torch.equal(before, after)
+
+
+def test_mixed_precision_is_for_cuda_only(sides: str, tmp_path: Path):
+    modes = []
+
+    class Asked(Flat):
+        def forward(self, x):
+            modes.append(torch.is_autocast_enabled(x.device.type))
+            return super().forward(x)
+
+    Classification(data=sides, epochs=1, batch_size=8)(Asked(), trial(tmp_path))
+    assert set(modes) == {False}
+    if torch.cuda.is_available():
+        modes.clear()
+        there = torch.device("cuda")
+        Classification(data=sides, epochs=1, batch_size=8)(Asked().to(there), trial(tmp_path / "cuda", device=there))
+        assert set(modes) == {True}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """Left half bright or right half bright, as files of several sizes and formats in a folder per class."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path_factory.mktemp("files")
+    for split in ("train", "val", "test"):
+        for number in range(32):
+            width, height = 20 + number, 24 - number // 4
+            left = number % 2
+            picture = image.new("L", (width, height))
+            picture.paste(255, (0, 0, width // 2, height) if left else (width // 2, 0, width, height))
+            place = folder / split / ("left" if left else "right")
+            place.mkdir(parents=True, exist_ok=True)
+            picture.convert("L" if number % 3 else "RGB").save(place / f"{number}.{'png' if number % 4 < 2 else 'JPG'}")
+    return folder
+
+
+def test_pictures_in_folders_are_brought_to_the_trial_s_resolution(files: Path, tmp_path: Path):
+    pictures = load_pictures(str(files), "validation", (3, 8, 12))
+    assert pictures.images.shape == (32, 3, 8, 12)
+    assert pictures.labels.bincount().tolist() == [16, 16]  # left is 0: in the order of the alphabet
+    halves = pictures.images.float().mean((1, 2)).unflatten(1, (2, 6)).mean(2)
+    assert (halves.argmax(1) == pictures.labels).all()  # not distorted: cut from the middle
+    train = Classification(data=str(files), epochs=6, batch_size=8)
+    assert train.images(1.0) == 6 * 32
+    assert train(net(), trial(tmp_path)) == 1.0
+
+
+def test_folders_that_cannot_be_read_are_refused_by_name(files: Path, tmp_path: Path):
+    shutil.copytree(files, tmp_path / "files")
+    data = str(tmp_path / "files")
+    (tmp_path / "files/val/up").mkdir()
+    shutil.move(tmp_path / "files/val/left/1.png", tmp_path / "files/val/up/1.png")
+    with pytest.raises(UsageError, match=r"val has the classes left, right, up, and train has left, right"):
+        load_pictures(data, "validation", (1, 8, 8))
+    (tmp_path / "files/train/left/1.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"cannot read .*train/left/1\.png"):
+        load_pictures(data, "train", (1, 8, 8))
+    shutil.rmtree(tmp_path / "files/test")
+    with pytest.raises(UsageError, match=r"neither test\.pt nor a folder test"):
+        load_pictures(data, "test", (1, 8, 8))
 
 
 def test_too_few_outputs_and_strange_files_are_refused(sides: str, tmp_path: Path):

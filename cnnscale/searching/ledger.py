@@ -184,9 +184,10 @@ class Ledger:
     def add_candidates(self, candidates: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
         """(name, plan as JSON, other facts) of each candidate; those that are there stay as they are."""
         with self._transaction():
-            for position, (name, plan, facts) in enumerate(candidates):
+            for name, plan, facts in candidates:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO candidates VALUES (?, ?, ?, ?)", (name, position, plan, json.dumps(facts))
+                    "INSERT OR IGNORE INTO candidates SELECT ?, COUNT(*), ?, ? FROM candidates",
+                    (name, plan, json.dumps(facts)),
                 )
 
     def candidates(self) -> dict[str, tuple[str, dict[str, Any]]]:

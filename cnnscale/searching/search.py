@@ -265,6 +265,8 @@ def _advance(ledger: Ledger, ready: Prepared) -> bool:
         SearchError: every candidate failed.
     """
     tasks = ledger.tasks()
+    if any(task.state in {"waiting", "running"} for task in tasks):  # another driver has just added it
+        return True
     rung = max(task.rung for task in tasks)
     if rung + 1 == len(ready.rungs):
         return False
