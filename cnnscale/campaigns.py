@@ -19,6 +19,7 @@ import typer
 from .coefficients import Coefficients
 from .errors import CnnScaleError, UsageError
 from .options import MODEL_HELP, Json, Model, Rounding, amount, rounding_option
+from .plotting import check_folder
 from .searching.grid import BASES, Base, Grid
 from .searching.views import prepared_view, progress_text, result_view, status_view
 from .studies.views import study_view, variants_view
@@ -100,6 +101,7 @@ def search(
     store: Annotated[Path, _run("SQLite file; the same command goes on with it.", metavar="FILE")] = Path(
         "runs/search.db"
     ),
+    plot: Annotated[Path | None, _run("Pictures there at the end, as PNG and SVG.", metavar="DIR")] = None,
     as_json: Json = False,
 ) -> None:
     """Find alpha, beta and gamma for a model: train nets of equal MACs and rank them."""
@@ -124,11 +126,15 @@ def search(
         show(view)
         return
     stderr().print(view)
+    if plot is not None:
+        check_folder(plot)
     limits: dict[str, Any] = {"latency_ms": latency_ms, "peak_memory_bytes": amount("--peak-memory", peak_memory)}
     with _watched(store) as watch:
         result = run_search(
             Factory(model), train_fn, store=store, watch=watch, **keywords, **limits, **running.keywords()
         )
+    if plot is not None:
+        _draw(store, plot)
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
@@ -223,14 +229,27 @@ def status(store: _STORE, as_json: Json = False) -> None:
 def export(
     store: _STORE,
     form: Annotated[Literal["csv", "json"], option("Of what is written to stdout.", "--format")] = "csv",
+    plot: Annotated[Path | None, option("Pictures there, as PNG and SVG, and no rows.", metavar="DIR")] = None,
 ) -> None:
     """Write every training of a store, with its candidate's facts, also while it runs."""
     from .searching.ledger import Ledger
     from .searching.result import as_csv, export_rows
 
+    if plot is not None:
+        _draw(store, plot)
+        return
     with closing(Ledger(store, create=False)) as ledger:
         rows = export_rows(ledger)
     typer.echo(as_csv(rows) if form == "csv" else json.dumps(rows, indent=2) + "\n", nl=False)
+
+
+def _draw(store: Path, folder: Path) -> None:
+    from .searching.ledger import Ledger
+    from .searching.plots import save_search, trials_of
+
+    with closing(Ledger(store, create=False)) as ledger:
+        trials = trials_of(ledger)
+    note(f"wrote {', '.join(map(str, save_search(trials, folder)))}")
 
 
 @dataclass(frozen=True)
@@ -317,7 +336,11 @@ def add_commands() -> None:
         "search resnet18 --data pictures --budget 2 --seeds 3 --store runs/resnet18.db",
     )(search)
     command("status runs/search.db")(status)
-    command("export runs/search.db > trainings.csv", "export runs/search.db --format json")(export)
+    command(
+        "export runs/search.db > trainings.csv",
+        "export runs/search.db --format json",
+        "export runs/search.db --plot pictures",
+    )(export)
     command(
         "study figure8 --seeds 3",
         "study figure8 --alpha 1 --beta 1.15 --gamma 1.2",

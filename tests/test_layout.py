@@ -145,6 +145,7 @@ LAYERS = (
     "searching.search",
     "searching.status",
     "searching.forecast",
+    "searching.plots",
     "searching.views",
     "searching",
     "studies.paper",
