@@ -27,7 +27,9 @@ from .terminal import NONE, command, note, option, show, stderr
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from torch import Tensor
 
+    from .inputs import InputSize
     from .searching.forecast import Forecast
     from .searching.ledger import Ledger
     from .searching.search import Prepared, Watch
@@ -37,6 +39,7 @@ __all__ = ["add_commands"]
 
 _train = functools.partial(option, panel="How to train")
 _run = functools.partial(option, panel="Where to run and what to keep")
+_MAPPED = 6  # pictures that class activation maps are drawn of
 _PLAIN_S = 60.0  # between two lines of progress where there is no terminal
 
 _STORE = Annotated[
@@ -261,8 +264,8 @@ class _Fine(Rounding):
 
 def study(
     figure: Annotated[
-        Literal["figure3", "figure4", "figure8"],
-        typer.Argument(metavar="FIGURE", help="figure3, figure4 or figure8 of the paper.", show_default=False),
+        Literal["figure3", "figure4", "figure8", "cam"],
+        typer.Argument(metavar="FIGURE", help="figure3, figure4, figure8, or cam: figure 7.", show_default=False),
     ],
     training: _Training,
     running: _Running,
@@ -271,7 +274,7 @@ def study(
     levels: Annotated[
         list[float], option("Instead of the paper's: multipliers, of figure8 growths of MACs.", metavar="F...")
     ] = NONE,
-    alpha: Annotated[float | None, option("With beta and gamma of your own, figure8 has one more line.")] = None,
+    alpha: Annotated[float | None, option("With beta and gamma: one more line of figure8 and cam.")] = None,
     beta: Annotated[float | None, option("Likewise; what is not given is the paper's.")] = None,
     gamma: Annotated[float | None, option("Likewise.")] = None,
     out: Annotated[
@@ -281,6 +284,7 @@ def study(
 ) -> None:
     """Train the nets of one of the paper's figures on your data, and compare them."""
     from .loading import Factory, load
+    from .studies.cam import Kept, maps_of, save_maps
     from .studies.plots import save_study
     from .studies.study import run_study, trained_once
     from .studies.variants import FIGURES
@@ -289,8 +293,8 @@ def study(
     train_fn = training.function("test")
     keywords = {key: value for key, value in rounding.rounding_keywords(loaded.input_size).items() if value is not None}
     own = {name: base for name, base in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if base is not None}
-    if own and figure != "figure8":
-        raise UsageError(f"{figure} compares no coefficients: --{next(iter(own))} belongs to figure8")
+    if own and figure not in ("figure8", "cam"):
+        raise UsageError(f"{figure} compares no coefficients: --{next(iter(own))} belongs to figure8 and cam")
     if own:
         keywords["coefficients"] = Coefficients(**own)
     variants = tuple(FIGURES[figure](loaded.model, levels, **keywords))
@@ -304,11 +308,12 @@ def study(
     stderr().print(view)
     folder = out or Path("runs") / figure
     store = folder / "study.db"
+    weights = str((folder / "weights").absolute())
     with _watched(store) as watch:
         result = run_study(
             figure,
             Factory(model),
-            train_fn,
+            Kept(train_fn, weights) if figure == "cam" else train_fn,
             levels=levels,
             seeds=training.seeds,
             store=store,
@@ -321,12 +326,23 @@ def study(
         note(f"wrote {folder / name}")
     try:
         note(f"wrote {', '.join(map(str, save_study(result, folder)))}")
+        if figure == "cam":
+            maps = maps_of(Factory(model), nets, weights, lambda size: _one_of_each(train_fn, size))
+            note(f"wrote {', '.join(map(str, save_maps(maps, folder)))}")
     except CnnScaleError as error:  # the results are there, and the same command draws them later
         note(f"no picture: {error}")
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
         show(study_view(result))
+
+
+def _one_of_each(train_fn: Classification, input_size: InputSize) -> tuple[Tensor, Tensor]:
+    """The first test picture of each of the first classes."""
+    images, labels = train_fn.pictures("test", input_size)
+    classes = sorted(set(labels.tolist()))[:_MAPPED]
+    first = [int((labels == each).nonzero()[0]) for each in classes]
+    return images[first], labels[first]
 
 
 def add_commands() -> None:
@@ -343,6 +359,7 @@ def add_commands() -> None:
     )(export)
     command(
         "study figure8 --seeds 3",
+        "study cam --data pictures",
         "study figure8 --alpha 1 --beta 1.15 --gamma 1.2",
         "study figure3 --model resnet18 --data pictures --divisor 8 --dry-run",
     )(study)

@@ -151,6 +151,7 @@ LAYERS = (
     "studies.paper",
     "studies.variants",
     "studies.study",
+    "studies.cam",
     "studies.plots",
     "studies.views",
     "studies",

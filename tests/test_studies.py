@@ -13,9 +13,12 @@ import torch
 import torchvision
 from test_campaigns import call, data  # noqa: F401 - a fixture
 from test_search_engine import Here
+from torch import nn
 
 import cnnscale
 from cnnscale.coefficients import Coefficients
+from cnnscale.errors import ModelError
+from cnnscale.studies.cam import activation_maps
 from cnnscale.studies.paper import TABLE_3
 from cnnscale.studies.plots import save_study
 from cnnscale.studies.study import Point, StudyResult
@@ -99,3 +102,48 @@ def test_the_picture_names_lines_seeds_and_the_papers_numbers(tmp_path):
     assert all(told in text for told in (">depth<", ">compound<", "2 seeds", "+3.8 to 81.1", "table 7"))
     assert ">width<" not in text
     assert png.stat().st_size > 10_000
+
+
+class Pooled(nn.Module):
+    """Ends in a global mean and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def test_a_map_is_the_features_weighted_with_the_class():
+    """As the paper that named them defines class activation maps."""
+    torch.manual_seed(0)
+    net, images = Pooled().eval(), torch.rand(5, 1, 12, 16)
+    maps, scores = activation_maps(net, images)
+    assert maps.shape == (5, 12, 16)
+    features, best = net.features(images), scores.argmax(1)
+    wanted = torch.einsum("nchw,nc->nhw", features, net.head.weight[best]).relu()[:, None]
+    wanted = torch.nn.functional.interpolate(wanted, (12, 16), mode="bilinear")[:, 0]
+    low, high = wanted.amin((1, 2), keepdim=True), wanted.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(maps, ((wanted - low) / (high - low).clamp(min=1e-38)).detach())
+    assert not net.features[0].weight.grad
+
+
+def test_what_has_no_map_is_refused():
+    with pytest.raises(ModelError, match="no module that returns a feature map"):
+        activation_maps(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4))
+    with pytest.raises(ModelError, match="no row of scores"):
+        activation_maps(nn.Sequential(nn.Conv2d(1, 3, 1)), torch.rand(2, 1, 4, 4))
+
+
+def test_maps_from_the_command_line(command: list[str], tmp_path):
+    folder = tmp_path / "study"
+    out = call("study", "cam", "--levels", "2", *command).output
+    assert all(f"maps{suffix}" in out for suffix in (".png", ".svg", ".csv"))
+    rows = list(csv.DictReader(io.StringIO((folder / "maps.csv").read_text())))
+    assert {row["net"] for row in rows} == {"baseline", "depth", "width", "resolution", "compound"}
+    assert {row["label"] for row in rows} == {"0", "1"}
+    assert all(0.5 <= float(row["p"]) <= 1 for row in rows)
+    next((folder / "weights").glob("*-0.pt")).unlink()
+    assert "train again" in str(call("study", "cam", "--levels", "2", *command).output)

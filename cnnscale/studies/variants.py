@@ -18,7 +18,7 @@ from cnnscale.strategies import DEPTH, FAST, RESOLUTION, WIDTH, Curve
 
 from .paper import FIGURE_3, FIGURE_4
 
-__all__ = ["COMPOUND", "FIGURES", "OWN", "Variant", "figure3", "figure4", "figure8"]
+__all__ = ["COMPOUND", "FIGURES", "OWN", "Variant", "cam", "figure3", "figure4", "figure8"]
 
 COMPOUND: Final = "compound"
 OWN: Final = "own"
@@ -82,8 +82,16 @@ def figure8(
             yield Variant(line=line, level=growth, plan=made)
 
 
+def cam(model: nn.Module, levels: Sequence[float] = (), **options: Any) -> Iterator[Variant]:
+    """The nets of figure 7, whose class activation maps are compared: table 7's, at 4 times the baseline's MACs."""
+    for variant in figure8(model, levels or (4.0,), **options):
+        if variant.line != "fast":
+            yield variant
+
+
 FIGURES: Final[dict[str, Callable[..., Iterator[Variant]]]] = {
     "figure3": figure3,
     "figure4": figure4,
     "figure8": figure8,
+    "cam": cam,
 }
