@@ -124,8 +124,12 @@ def unstride(module: nn.Module) -> None:
 
 
 def _widen_input(block: Block, module: nn.Module, rules: Rules, kernels: KernelRules) -> None:
-    """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
-    before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
+    """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them.
+
+    It is read at the sides that it will see, those that the block hands on: tables of places are made for these.
+    """
+    after, *sides = shape(block.output)[1:]
+    before = (shape(block.inputs[0])[1], *sides)
 
     def inner(path: str) -> Derived | None:
         return rules.get(_full_path(block, path))

@@ -188,8 +188,17 @@ def is_sum(node: fx.Node) -> bool:
 
 
 def is_residual(trace: Trace, block: Block) -> bool:
-    """Whether the block adds something to its own input."""
-    return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
+    """Whether the block adds something to its own input, or to what an Identity hands on of it."""
+    return block.keeps_shape and any(
+        block.inputs[0] in (_handed_on(trace, a) for a in n.args) for n in _sums(trace, block)
+    )
+
+
+def _handed_on(trace: Trace, node: fx.Node) -> fx.Node:
+    """What a node hands on: itself, save for the calls of Identities."""
+    while node.op == "call_module" and isinstance(trace.modules[str(node.target)], nn.Identity):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _chains(trace: Trace, block: Block) -> bool:

@@ -281,3 +281,24 @@ def test_blocks_that_hand_on_sizes_repeat():
     assert [(s.path, s.repeats, s.new_repeats) for s in result.scaling.plan.stages] == [("blocks", 3, 6)]
     assert result.scaling.form == "module"
     assert result(torch.rand(2, 3, 48, 48)).shape == (2, 5)
+
+
+class Placed(nn.Module):
+    """Halves the map, then adds a table made for its new side."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, side: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.table = nn.Parameter(torch.zeros(side * side))
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride)) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.shortcut(x) + (y.flatten(2) * self.table).view_as(y)
+
+
+def test_a_table_of_places_is_that_of_the_map_behind_the_stride():
+    stages = [nn.Sequential(Placed(16, 32, 2, 8)), nn.Sequential(Placed(32, 64, 2, 4))]
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    result = cnnscale.scale(net, depth=2, input_size=(3, 32, 32))
+    assert [[tuple(block.table.shape) for block in result[i]] for i in (1, 2)] == [[(64,), (64,)], [(16,), (16,)]]
