@@ -189,9 +189,8 @@ def is_sum(node: fx.Node) -> bool:
 
 def is_residual(trace: Trace, block: Block) -> bool:
     """Whether the block adds something to its own input, or to what an Identity hands on of it."""
-    return block.keeps_shape and any(
-        block.inputs[0] in (_handed_on(trace, a) for a in n.args) for n in _sums(trace, block)
-    )
+    sums = _sums(trace, block)
+    return block.keeps_shape and any(block.inputs[0] in (_handed_on(trace, a) for a in n.all_input_nodes) for n in sums)
 
 
 def _handed_on(trace: Trace, node: fx.Node) -> fx.Node:
