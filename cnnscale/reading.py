@@ -70,7 +70,7 @@ class _Base:
         return module
 
     def sites(self, traced: Trace) -> list[Site]:
-        return divided(traced, find_stages(traced), [projection.path for projection in self.projections])
+        return divided(traced, find_stages(traced), [projection.child.path for projection in self.projections])
 
 
 def _with_copies(base: _Base, input_size: tuple[int, ...]) -> Analysis:
@@ -115,7 +115,9 @@ def _with_openings(base: _Base, plain: Analysis, made: list[Opening], obstacles:
         return None
     if any(added.issuperset(path for block in site.blocks for path in block.modules) for site in sites):
         return None  # a copy that is a stage of its own repeats nothing
-    return _analysis(base, traced, sites, origins, obstacles)
+    analysis = _analysis(base, traced, sites, origins, obstacles)
+    analysis.borrowed = tuple(child for opening in made for child in opening.borrowed)
+    return analysis
 
 
 def _opened(base: _Base, made: list[Opening]) -> tuple[nn.Module, dict[str, Origin]]:

@@ -421,7 +421,8 @@ def _carry_out(
     preservation: Preservation | None = None
     if made.is_identity:
         result = copy.deepcopy(model)
-        rebuilt = Rebuilt(result, "module", {path: Origin(path, 0) for path, _ in result.named_modules()})
+        places = {path: Origin(path, 0) for path, _ in result.named_modules()}
+        rebuilt = Rebuilt(result, "module", places, places)
     else:
         numbers = _numbers(analysis, planner, made)
         rebuilt = rebuild(model, analysis, numbers.repeats, numbers.values)

@@ -389,7 +389,7 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
-    A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
+    The stem of such a class is none. A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
     it is but a container of one block of a class of its own, and adds nothing to its input. Without a residual, layers
     that are alike are a stage too, and what holds them is its wrapper.
     """
@@ -408,12 +408,19 @@ def _singles(
     ]
     stacks = {path for path, _ in _held(alike)}
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
-    lone = [s for s in lone if not _is_linear(trace, s.template)]
+    lone = [s for s in lone if not _is_linear(trace, s.template) and not _is_stem(trace, s.template, accepted)]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
     layers = [s for s in alone if s.template.layers == 1 and not is_leaf(trace.modules[s.template.path])]
     listed = [s for s in [*lone, *_outside(layers, accepted)] if _is_listed(trace, s.template, accepted)]
     return _outermost([*(s for s in lone if s.template.cls in known | twice), *listed])
+
+
+def _is_stem(trace: Trace, block: Block, accepted: list[Site]) -> bool:
+    """Whether the block takes the image and stands on its own, where all stages of its class are held in containers."""
+    stages = [s.template.parent for s in accepted if s.template.cls == block.cls]
+    held = [isinstance(trace.modules[parent], _CONTAINERS) for parent in (block.parent, *stages)]
+    return block.inputs[0].op == "placeholder" and len(held) > 1 and not held[0] and all(held[1:])
 
 
 def _is_listed(trace: Trace, block: Block, accepted: list[Site]) -> bool:

@@ -252,7 +252,9 @@ def meeting(analysis: Analysis, path: str, pinned: Mapping[str, str]) -> tuple[f
     resolve = analysis.ctx.equations.resolve
     width = resolve(analysis.ctx.producers[path])
     node = next((node for node, dim in analysis.ctx.sums if resolve(dim) == width), None)
-    free = (p for p in analysis.ctx.producers if p not in pinned and not any(q.holds(p) for q in analysis.projections))
+    free = (
+        p for p in analysis.ctx.producers if p not in pinned and not any(q.child.holds(p) for q in analysis.projections)
+    )
     other = next((p for p in free if resolve(analysis.ctx.producers[p]) == width), None)
     return None if node is None or other is None or not width.has_width else (node, other)
 
