@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx, nn
 
 from .concatenation import Concatenation
+from .inputs import Inputs, InputSize
 from .shapes import Context, Product, Sym
 from .stages import Block, Site, called_blocks
 from .surgery import Borrowed, Origin, Projection
-from .symbolic import Poly
+from .symbolic import Poly, Values
 from .tracing import Trace
 
 __all__ = ["COPY", "Analysis", "Stage"]
@@ -62,13 +63,36 @@ class Analysis:
     """Module path in the extended baseline -> in the baseline; copy 1 is the one that we made."""
     values: dict[fx.Node, Any]
     """Symbolic value of each node."""
-    input_size: tuple[int, ...]
+    input_size: InputSize
     projections: tuple[Projection, ...] = ()
     """Children that the baseline's blocks are given because of ``pin``; the baseline itself has none of them."""
     borrowed: tuple[Borrowed, ...] = ()
     """Children of the copies that we made, which the blocks that they copy lack."""
     eval_products: tuple[Product, ...] = field(default=())
     """Costs in eval mode, with factors in free atoms."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """The input size, taken apart."""
+        return self.trace.inputs
+
+    def side_values(self, inputs: Inputs) -> Values:
+        """The values of the sides of the inputs, where these are of other sizes."""
+        return {
+            atom: new
+            for own, size in zip(self.inputs.sizes, inputs.sizes, strict=True)
+            for side, new in zip(self.inputs.sides_of(own), size[1:], strict=False)
+            if side in self.ctx.sides
+            for atom in self.ctx.sides[side].atoms()
+        }
+
+    def inputs_at(self, values: Values) -> Inputs:
+        """The inputs whose sides have these values."""
+        sizes = []
+        for own in self.inputs.sizes:
+            sides = [self.ctx.side(side).at(values) for side in self.inputs.sides_of(own)]
+            sizes.append((own[0], *(sides or own[1:])))
+        return replace(self.inputs, sizes=tuple(sizes))
 
     def channels(self, node: fx.Node) -> Poly | None:
         """The channel dimension of a node's value, in free atoms."""
@@ -82,7 +106,7 @@ class Analysis:
         """The dimensions of a node's value besides batch and channels, where they are as many as the image's sides;
         none where they are not (a row of tokens), or where one of them moves with a width."""
         value, channels = self.values.get(node), self.channels(node)
-        if not isinstance(value, Sym) or channels is None or len(value.shape) != len(self.input_size) + 1:
+        if not isinstance(value, Sym) or channels is None or len(value.shape) != len(self.inputs.sides) + 2:
             return ()
         dims = [self.ctx.equations.resolve(dim) for dim in value.shape]
         sides = [*dims[1 : dims.index(channels, 1)], *dims[dims.index(channels, 1) + 1 :]]
@@ -115,3 +139,9 @@ class Analysis:
         for s, stage in enumerate(self.stages):
             for b, block in enumerate(stage.blocks):
                 yield s, b, block
+
+    def block_calls(self) -> Iterator[tuple[int, int, Block]]:
+        """The same for every call of every block."""
+        for s, b, block in self.blocks():
+            for call in block.calls:
+                yield s, b, call

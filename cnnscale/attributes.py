@@ -188,7 +188,7 @@ class _Roles:
     def _late(self) -> set[str]:
         """Modules that are called when the last stage ends, or behind it."""
         nodes, calls = self.analysis.trace.nodes, self.analysis.trace.calls
-        end = max((block.stop for _, _, block in self.analysis.blocks()), default=0)
+        end = max((block.stop for _, _, block in self.analysis.block_calls()), default=0)
         leaves = {str(node.target) for node in nodes[end:] if node.op == "call_module"}
         return leaves | {call.path for call in calls if call.stop >= end}
 

@@ -69,11 +69,15 @@ class _Running:
 
     workers: Annotated[int | None, _run("Processes; default: one per GPU, or per core.")] = None
     executor: Annotated[str, _run("local, ray, or ray://HOST:PORT.")] = "local"
+    max_retries: Annotated[int, _run("How often a training is begun again whose worker died.")] = 2
+    checkpoints: Annotated[
+        Path | None, _run("Folder that all workers see; default: beside the store.", metavar="DIR", show_default=False)
+    ] = None
     resume: Annotated[bool, _run("Go on with a store that is there.")] = True
     dry_run: Annotated[bool, _run("Show the work and its cost; train nothing.", "--dry-run")] = False
 
     def keywords(self) -> dict[str, Any]:
-        return {"workers": self.workers, "executor": self.executor, "resume": self.resume}
+        return {name: value for name, value in vars(self).items() if name != "dry_run"}
 
 
 def search(

@@ -20,6 +20,7 @@ from .coefficients import Coefficients
 from .config import dumped, read_config
 from .errors import UsageError
 from .formatting import explain_view, family_view, plan_view, scaling_view, verification_view
+from .inputs import InputSize
 from .options import Json, Model, Models, Rounding, amount, complete_strategy, pixels, rounding_option
 from .plans import Plan
 from .records import Scaling
@@ -96,7 +97,7 @@ class _Shaping(Rounding):
         bases = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
         return {name: base for name, base in bases.items() if base is not None}
 
-    def keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
+    def keywords(self, declared_size: InputSize | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and :func:`cnnscale.scale`."""
         values = {name: value for name, value in asdict(self).items() if name not in ("alpha", "beta", "gamma")}
         strategy = values.pop("strategy")

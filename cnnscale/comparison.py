@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batches import random_batch
 from .copying import plain_copy
 from .errors import ModelError
+from .inputs import InputSize
 from .records import Preservation
-from .tracing import BATCH, user_frame
+from .tracing import user_frame
 
-__all__ = ["assign", "compare", "random_images", "relative_error", "tensors_of"]
-
-_SEED = 0
+__all__ = ["assign", "compare", "relative_error", "tensors_of"]
 
 
 def compare(
-    baseline: nn.Module, scaled: nn.Module, input_size: tuple[int, ...], exact: Mapping[str, Tensor] | None = None
+    baseline: nn.Module, scaled: nn.Module, input_size: InputSize, exact: Mapping[str, Tensor] | None = None
 ) -> Preservation:
-    """Run copies of both networks in eval mode at the baseline's ``input_size`` (C, H, W); neither is touched.
+    """Run copies of both networks in eval mode at the baseline's ``input_size``; neither is touched.
 
     ``exact`` holds tensors of the scaled network, by name, before they were rounded to its own precision.
 
@@ -60,24 +60,17 @@ def tensors_of(net: nn.Module) -> dict[str, Tensor]:
     return {**dict(parameters), **dict(net.named_buffers(remove_duplicate=False))}
 
 
-def random_images(net: nn.Module, size: tuple[int, ...]) -> Tensor:
-    """The one random batch of this size, on the network's device and in its precision."""
-    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(BATCH, *size, generator=generator, dtype=torch.float64).to(like)
-
-
-def _outputs(net: nn.Module, size: tuple[int, ...]) -> list[Tensor]:
+def _outputs(net: nn.Module, size: InputSize) -> list[Tensor]:
     """What a network of ours returns in eval mode for the one random batch of this size."""
-    images = random_images(net, size)
+    batch = random_batch(net, size)
     net.train()  # where models forget what they computed for eval mode
     net.eval()
     try:
         with torch.no_grad():
-            return list(_tensors(net(images)))
+            return list(_tensors(batch.into(net)))
     except Exception as error:  # user code may raise anything
         raise ModelError(
-            f"{type(net).__name__} does not run at the baseline's input size {size} in {images.dtype}: "
+            f"{type(net).__name__} does not run at the baseline's input size {size} in {batch.tensors[0].dtype}: "
             f"{type(error).__name__}: {error}{user_frame(error.__traceback__)}"
         ) from error
 

@@ -15,11 +15,12 @@ from typing import Literal, NamedTuple
 
 from .analysis import Analysis, Stage
 from .budgets import Cost
+from .inputs import Inputs
 from .surgery import Projection
 from .symbolic import Atom, Poly, Values, as_poly
 from .tracing import caller
 
-__all__ = ["CostModel", "Kind", "copy_atom", "multiplicity", "side_values", "sizes"]
+__all__ = ["CostModel", "Kind", "copy_atom", "multiplicity", "sizes"]
 
 Kind = Literal["macs", "activations", "params"]
 
@@ -49,7 +50,7 @@ class CostModel:
         """(kind, place, factors, how often): equal products at one place are counted together."""
         counted: Counter[tuple[Kind, Place, tuple[Poly, ...]]] = Counter()
         positions = {node: i for i, node in enumerate(self.analysis.trace.nodes)}
-        one_image = {atom: as_poly(1) for atom in self.analysis.ctx.tensors["input"][0].atoms()}
+        one_image = {atom: as_poly(1) for atom in self.analysis.ctx.batch.atoms()}
         for product in self.analysis.eval_products:
             factors = tuple(f for f in (f.substitute(one_image) for f in product.factors) if f.constant != 1)
             counted[product.kind, self._place_of_node(positions[product.node]), factors] += 1
@@ -63,7 +64,7 @@ class CostModel:
 
     @cached_property
     def _spans(self) -> list[tuple[int, int, Place]]:
-        return [(block.start, block.stop, Place(s, b)) for s, b, block in self.analysis.blocks()]
+        return [(block.start, block.stop, Place(s, b)) for s, b, block in self.analysis.block_calls()]
 
     def _place_of_node(self, position: int) -> Place:
         place = next((place for start, stop, place in self._spans if start <= position < stop), _OUTSIDE)
@@ -182,16 +183,10 @@ def copy_atom(stage: Stage | None, position: int) -> Atom | None:
     return stage.concatenation.copy
 
 
-def sizes(analysis: Analysis, input_size: Sequence[int], repeats: Sequence[int]) -> Values:
-    """The values of the image's sides and of the numbers of added blocks."""
-    values: Values = side_values(analysis, input_size[1:])
+def sizes(analysis: Analysis, inputs: Inputs, repeats: Sequence[int]) -> Values:
+    """The values of the inputs' sides and of the numbers of added blocks."""
+    values: Values = analysis.side_values(inputs)
     for stage, count in zip(analysis.stages, repeats, strict=True):
         if stage.concatenation is not None:
             values[stage.concatenation.extra] = count - len(stage.blocks)
     return values
-
-
-def side_values(analysis: Analysis, sides: Sequence[int]) -> Values:
-    """The values of the image's sides alone."""
-    atoms = [next(iter(poly.atoms())) for poly in analysis.ctx.tensors["input"][2:]]
-    return dict(zip(atoms, sides, strict=True))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .errors import CnnScaleError, UsageError
 from .formatting import quantity, size_text
+from .inputs import Inputs, InputSize
 from .plans import Cost, Plan
 
 if TYPE_CHECKING:
@@ -63,9 +64,14 @@ class _Net:
 
     name: str
     phi: float | None
-    input_size: tuple[int, ...]
+    input_size: InputSize
     boxes: tuple[Box, ...]
     cost: Cost
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the largest image, in pixels."""
+        return Inputs.of(self.input_size).sides or (1,)
 
     @property
     def blocks(self) -> int:
@@ -213,7 +219,7 @@ def _scale(nets: Sequence[_Net]) -> _Scale:
     stages = max(len(net.boxes) for net in nets)
     gap = min(_GAP, 0.3 * _NET_SPACE / max(1, stages))
     blocks, channels = max(net.blocks for net in nets), max(net.channels for net in nets)
-    pixels = max(max(net.input_size[1:], default=1) for net in nets)
+    pixels = max(max(net.sides) for net in nets)
     return _Scale(
         block=(_NET_SPACE - gap * max(0, stages - 1)) / max(1, blocks),
         channel=_HIGHEST / max(1, channels),
@@ -223,8 +229,7 @@ def _scale(nets: Sequence[_Net]) -> _Scale:
 
 
 def _row_height(net: _Net, scale: _Scale) -> float:
-    sides = net.input_size[1:] or (1,)
-    return max(net.channels * scale.channel, sides[0] * scale.pixel, _LEAST_ROW) + _LABELS
+    return max(net.channels * scale.channel, net.sides[0] * scale.pixel, _LEAST_ROW) + _LABELS
 
 
 def _shades(nets: Sequence[_Net]) -> dict[float, str]:
@@ -285,7 +290,7 @@ def _draw_net(sheet: Axes, row: int, net: _Net, scale: _Scale, floor: float, sha
     size = _TEXT if _fits(net.name, 1.1 * _TEXT, _INPUTS - _NAMES) else _SMALL  # bold is wider
     _write(sheet, _NAMES, floor + 0.2, net.name, size=size, weight="bold")
     _write(sheet, _NAMES, floor + 0.02, size_text(net.input_size).replace("x", "×") + " px", size=_SMALL, color=_FAINT)
-    tall, wide = (net.input_size[1:] or (1,))[0], (net.input_size[1:] or (1,))[-1]
+    tall, wide = net.sides[0], net.sides[-1]
     square = Rectangle((_INPUTS, floor), wide * scale.pixel, tall * scale.pixel, facecolor="#F2F2F2", edgecolor=_FAINT)
     square.set(linewidth=0.8, gid=f"input {row}")
     sheet.add_patch(square)

@@ -119,10 +119,12 @@ class _Walk:
         self.by_source = {self._in_baseline(name): self.old[name] for name in real}
         self.names = {id(tensor): name for name, tensor in reversed(self.new.items())}
         self.owners = {
-            node: (s, b) for s, b, block in self.analysis.blocks() for node in trace.nodes[block.start : block.stop]
+            node: (s, call)
+            for s, _, call in self.analysis.block_calls()
+            for node in trace.nodes[call.start : call.stop]
         }
         self.goals: dict[Block, dict[fx.Node, Goal] | Obstacle] = {}
-        for s, b, block in self.analysis.blocks():
+        for s, b, block in self.analysis.block_calls():
             if not multiplicity(self.analysis.stages[s], b, self.aligned.repeats[s]):
                 self.samples.instead[block.output] = block.inputs[0]
 
@@ -149,8 +151,8 @@ class _Walk:
         """Whether a node belongs to a block that the baseline does not have."""
         if number or source not in self.owners:
             return number > 0
-        s, b = self.owners[source]
-        return self.analysis.origins.get(self.analysis.stages[s].blocks[b].path, Origin("", 0)).copy > 0
+        _, block = self.owners[source]
+        return self.analysis.origins.get(block.path, Origin("", 0)).copy > 0
 
     def _original(self, node: fx.Node, source: fx.Node) -> Value:
         if is_sum(node) and not is_sum(source):
@@ -401,9 +403,8 @@ class _Walk:
         Raises:
             Obstacle: the block cannot hand on its input.
         """
-        s, b = self.owners[source]
+        s, block = self.owners[source]
         stage = self.analysis.stages[s]
-        block = stage.blocks[b]
         if block not in self.goals:
             try:
                 self.goals[block] = {} if stage.site.kind == "dense" else goals_of(block, self.analysis.trace.modules)

@@ -8,13 +8,15 @@ never disagree.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from .inputs import Inputs, InputSize
 
 if TYPE_CHECKING:
     from .budgets import Budget, Cost, Measurement
@@ -78,9 +80,12 @@ def quantity(number: float, unit: str = "") -> str:
     return f"{value:.{digits}f}{prefix}{unit}"
 
 
-def size_text(input_size: Iterable[int]) -> str:
-    """(3, 224, 224) -> ``3x224x224``, as the command line reads it."""
-    return "x".join(map(str, input_size))
+def size_text(input_size: InputSize) -> str:
+    """(3, 224, 224) -> ``3x224x224``, several inputs -> ``image=3x224x224 meta=7``: as the command line reads it."""
+    inputs = Inputs.of(input_size)
+    texts = ["x".join(map(str, size)) for size in inputs.sizes]
+    named = zip(inputs.names, texts, strict=True) if inputs.names else (("", text) for text in texts)
+    return " ".join(f"{name}={text}" if name else text for name, text in named)
 
 
 def failure_of(verification: Verification) -> str | None:

@@ -19,7 +19,7 @@ from .ops import RULES, integers, operation_name, unknown
 from .shapes import Comparison, Context, Lit, Sym, constant, hints, symbolic_tensors
 from .sources import Source
 from .symbolic import Poly, as_poly
-from .tracing import BATCH, Trace, parametrization
+from .tracing import Trace, argument_of, parametrization
 
 __all__ = ["Override", "infer"]
 
@@ -32,7 +32,7 @@ def infer(
 ) -> dict[fx.Node, Any]:
     """Walk ``trace``, filling ``ctx``; returns each node's symbolic value.
 
-    The image's channels and the channels of whatever the network returns are pinned, unless ``free``.
+    The inputs' channels and the channels of whatever the network returns are pinned, unless ``free``.
 
     Raises:
         UnsupportedOpError: an operation has no rule, or a rule cannot express it.
@@ -83,7 +83,7 @@ def _walk(
 
 def _value(ctx: Context, trace: Trace, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
     if node.op == "placeholder":
-        return _input(ctx, trace) if node is trace.nodes[0] else node.meta["val"]
+        return _input(ctx, trace, node.meta["val"]) if argument_of(node) in trace.given else node.meta["val"]
     if node.op == "get_attr":
         return _attribute(ctx, str(node.target))
     if node.op == "output":
@@ -106,16 +106,15 @@ def _value(ctx: Context, trace: Trace, node: fx.Node, env: dict[fx.Node, Any]) -
     return unknown(ctx) if symbolic_tensors((args, kwargs)) else node.meta["val"]
 
 
-def _input(ctx: Context, trace: Trace) -> Sym:
-    channels, *sides = trace.input_size
-    if "input" not in ctx.tensors:
-        names = "DHW"[3 - len(sides) :]
-        ctx.tensors["input"] = (
-            ctx.equations.atom("N", BATCH),
-            as_poly(channels),
-            *(ctx.equations.atom(name, side) for name, side in zip(names, sides, strict=True)),
-        )
-    return Sym(ctx.tensors["input"])
+def _input(ctx: Context, trace: Trace, value: Any) -> Any:
+    """What the model is given for an argument: its channels are pinned, and its sides too where they do not grow."""
+    if isinstance(value, dict):
+        return {name: _input(ctx, trace, each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_input(ctx, trace, each) for each in value)
+    size = tuple(value.shape[1:])
+    sides = [ctx.side(side) for side in trace.inputs.sides_of(size)]
+    return Sym((ctx.batch, as_poly(size[0]), *(sides or map(as_poly, size[1:]))))
 
 
 def _attribute(ctx: Context, target: str) -> Any:

@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import CnnScaleError, ExportError, ExportWarning, ModelError, UsageError, did_you_mean
+from .inputs import Inputs, InputSize
 from .plans import Plan
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class Loaded:
     name: str
     """What the user called it."""
     model: nn.Module
-    input_size: tuple[int, ...] | None
-    """(C, H, W) in pixels where the model declares its own, else None."""
+    input_size: InputSize | None
+    """(C, H, W) in pixels, or several sizes, where the model declares its own, else None."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ def load(spec: str) -> Loaded:
     return Loaded(spec, model, declared or _declared_size(model))
 
 
-def _declared_size(model: nn.Module) -> tuple[int, ...] | None:
+def _declared_size(model: nn.Module) -> InputSize | None:
     """The input size in the model's ``pretrained_cfg`` or ``default_cfg``, the convention of timm."""
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, name, None)
         if isinstance(config, dict) and config.get("input_size"):
-            return tuple(int(side) for side in config["input_size"])
+            return Inputs.of(config["input_size"]).input_size
     return None
 
 

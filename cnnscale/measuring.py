@@ -12,11 +12,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .batches import example_batch
 from .budgets import Cost
 from .copying import meta_copy
 from .errors import ModelError
+from .inputs import GivenSize, Inputs, InputSize
 from .shortcuts import Shortcuts
-from .tracing import example_input, user_frame
+from .tracing import user_frame
 
 __all__ = ["measure", "run_once"]
 
@@ -54,19 +56,21 @@ class Pass:
     """MACs of the convolution and linear modules as thop's rules count them."""
 
 
-def measure(model: nn.Module, input_size: tuple[int, ...]) -> Cost:
-    """The cost of one image of ``input_size`` (C, H, W) in eval mode; ``model`` is not touched.
+def measure(model: nn.Module, input_size: GivenSize) -> Cost:
+    """The cost of one image of ``input_size`` (C, H, W) in eval mode, or of one of each of several inputs, as
+    :func:`cnnscale.scale` takes them; ``model`` is not touched.
 
     MACs are half of what ``torch.utils.flop_counter`` counts, parameters are counted once where they are tied, and
     activations are the output elements of the convolutions.
 
     Raises:
         ModelError: the model does not run at this size.
+        UsageError: ``input_size`` is none.
     """
-    return run_once(model, input_size).cost
+    return run_once(model, Inputs.of(input_size).input_size).cost
 
 
-def run_once(model: nn.Module, input_size: tuple[int, ...]) -> Pass:
+def run_once(model: nn.Module, input_size: InputSize) -> Pass:
     """One forward pass of a meta copy, with all that is counted.
 
     Raises:
@@ -84,10 +88,10 @@ def run_once(model: nn.Module, input_size: tuple[int, ...]) -> Pass:
             layer.register_forward_hook(lambda *call: calls.append(call))
     try:
         with torch.no_grad(), counter, Shortcuts():
-            module(example_input(module, input_size, batch=1))
+            example_batch(module, input_size, batch=1).into(module)
     except Exception as error:  # user code may raise anything
         raise ModelError(
-            f"{type(model).__name__} does not run at input_size {tuple(input_size)}: {type(error).__name__}: {error}"
+            f"{type(model).__name__} does not run at input_size {input_size}: {type(error).__name__}: {error}"
             f"{user_frame(error.__traceback__)}"
         ) from error
     cost = Cost(macs=counter.flops // 2, params=params, activations=counter.activations)

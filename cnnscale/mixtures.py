@@ -144,4 +144,5 @@ def _joined(blocks: Sequence[Block]) -> Block:
         last.output,
         " + ".join(block.cls for block in blocks),
         sum(block.layers for block in blocks),
+        tuple(_joined(calls) for calls in zip(*(block.again for block in blocks), strict=True)),
     )

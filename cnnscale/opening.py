@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .analysis import Analysis
+from .batches import example_batch
 from .copying import meta_copy
 from .derivation import Derived
 from .errors import CnnScaleError
@@ -30,7 +31,7 @@ from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import Borrowed, add_children, resize, write_attribute, write_literal
 from .symbolic import Values
-from .tracing import Trace, caller, example_input, trace
+from .tracing import Trace, caller, trace
 from .widths import groups
 
 __all__ = ["Opening", "donor_for", "keeps_shape", "openings", "residual_flags", "resize_ends", "unstride"]
@@ -345,7 +346,8 @@ def _is_summed(traced: Trace, node: fx.Node) -> bool:
 def _trains(module: nn.Module, size: Sequence[int]) -> bool:
     """Whether gradients can be computed: with an Identity in the place of a layer, a class that works in place may
     overwrite what its other layers have read."""
-    image = example_input(module, tuple(size)).requires_grad_()
+    (image,) = example_batch(module, tuple(size)).tensors
+    image.requires_grad_()
     try:
         meta_copy(module).train()(image.clone()).sum().backward()
     except Exception:  # user code may raise anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .errors import CnnScaleError, UsageError
+from .inputs import InputSize
 from .strategies import STRATEGIES
 from .terminal import NUMBER, option
 
@@ -57,8 +59,13 @@ class Rounding:
     """The baseline's input, how to round, and what to keep."""
 
     input_size: Annotated[
-        str | None, option("Baseline's input size, CxHxW or SIDE; default: its own, or 224.", panel="What to grow")
-    ] = None
+        list[str],
+        option(
+            "Baseline's input size, CxHxW or SIDE; default: its own, or 224. NAME=CxHxW for each of several inputs.",
+            panel="What to grow",
+            metavar="[NAME=]SIZE",
+        ),
+    ] = field(default_factory=list)
     divisor: Annotated[int, rounding_option("Channels are rounded to its multiples.")] = 8
     round_limit: Annotated[float, rounding_option("Never round below this fraction; 0: no limit.")] = 0.9
     depth_rounding: Annotated[
@@ -70,11 +77,10 @@ class Rounding:
     )
     derive: Annotated[list[str], rounding_option("REGEX=RULE for inner widths.")] = field(default_factory=list)
 
-    def rounding_keywords(self, declared_size: tuple[int, ...] | None) -> dict[str, Any]:
+    def rounding_keywords(self, declared_size: InputSize | None) -> dict[str, Any]:
         """Keywords of :func:`cnnscale.plan` and of searches."""
-        size = pixels("--input-size", self.input_size, forms="CxHxW")
         return {
-            "input_size": declared_size if size is None else size if len(size) == 3 else (3, size[0], size[-1]),
+            "input_size": input_size("--input-size", self.input_size) or declared_size,
             "divisor": self.divisor,
             "round_limit": self.round_limit,
             "depth_rounding": self.depth_rounding,
@@ -84,9 +90,27 @@ class Rounding:
         }
 
 
-def pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | None:
-    if text is None:
+def input_size(option: str, texts: Sequence[str]) -> InputSize | None:
+    """``SIDE``, ``HxW`` or ``CxHxW`` of one image; of several inputs ``CxHxW`` or ``C`` each, in order or ``NAME=``."""
+    if not texts:
         return None
+    names = [text.rpartition("=")[0] for text in texts]
+    sizes = [_sides(option, text.rpartition("=")[2], "CxHxW") for text in texts]
+    if all(names) and len(set(names)) == len(names):
+        return dict(zip(names, sizes, strict=True))
+    if any(names):
+        raise UsageError(f"{option} needs a name for each input, or none for any, got {' '.join(texts)!r}")
+    if len(sizes) > 1:
+        return tuple(sizes)
+    (size,) = sizes
+    return size if len(size) >= 3 else (3, size[0], size[-1])
+
+
+def pixels(option: str, text: str | None, *, forms: str) -> tuple[int, ...] | None:
+    return None if text is None else _sides(option, text, forms)
+
+
+def _sides(option: str, text: str, forms: str) -> tuple[int, ...]:
     sides = text.lower().split("x")
     if len(sides) > forms.count("x") + 1 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UsageError(f"{option} must be {forms} or SIDE in pixels, got {text!r}")

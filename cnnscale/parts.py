@@ -7,17 +7,20 @@ still fits, if nothing outside knows its inside: neither calls a module there no
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from .batches import BATCH
 from .copying import meta_copy
 from .errors import CnnScaleError, UsageError
+from .inputs import Inputs, InputSize
 from .records import Scaling
-from .tracing import Trace, describe, trace
+from .tracing import Call, Trace, describe, trace
 
 __all__ = ["Part", "own_input_size", "part_of"]
 
@@ -29,8 +32,8 @@ class Part:
     whole: nn.Module
     path: str
     module: nn.Module
-    input_size: tuple[int, ...]
-    """Of what the submodule gets in the whole at its own input size, (C, H, W), where that is known."""
+    input_size: InputSize
+    """Of what the submodule gets in the whole at its own input size, where that is known."""
     note: str = ""
 
     def replaced(self, scaled: nn.Module) -> nn.Module:
@@ -73,7 +76,7 @@ def part_of(model: nn.Module, path: str | None) -> Part:
     return Part(model, path, module, size if again or entry is None else entry)
 
 
-def own_input_size(model: nn.Module) -> tuple[int, ...]:
+def own_input_size(model: nn.Module) -> InputSize:
     """The input size that a model declares, else 224 pixels and the first convolution's channels."""
     record: Any = getattr(model, "scaling", None)
     if isinstance(record, Scaling) and record.plan.options.submodule is None:
@@ -82,7 +85,7 @@ def own_input_size(model: nn.Module) -> tuple[int, ...]:
         config = getattr(model, name, None)
         size = config.get("input_size") if isinstance(config, dict) else None
         if size:
-            return tuple(size)
+            return Inputs.of(size).input_size
     first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
     if first is None:
         return (3, 224, 224)
@@ -114,8 +117,8 @@ def _registered(model: nn.Module) -> Iterator[tuple[str, object]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _entry(traced: Trace, path: str) -> tuple[int, ...] | None:
-    """The size of what the submodule is called with, if it is one tensor.
+def _entry(traced: Trace, path: str) -> InputSize | None:
+    """The size of what the submodule is called with, if it is tensors alone.
 
     Raises:
         UsageError: the whole does not call the submodule, or calls what is inside of it.
@@ -133,4 +136,21 @@ def _entry(traced: Trace, path: str) -> tuple[int, ...] | None:
         raise UsageError(f"submodule={path!r} is never called as a module of its own; scale the whole")
     read = dict.fromkeys(a for node in inside for a in node.all_input_nodes if a not in inside)
     tensors = [node.meta["val"] for node in read if isinstance(node.meta["val"], torch.Tensor)]
-    return tuple(tensors[0].shape[1:]) if len(tensors) == 1 else None
+    if len(tensors) == 1:
+        return tuple(tensors[0].shape[1:])
+    call = next((call for call in traced.calls if call.path == path), None)
+    return None if call is None else _sizes_of(call, traced.modules[path])
+
+
+def _sizes_of(call: Call, module: nn.Module) -> InputSize | None:
+    """The sizes of the arguments of a call by their names; None where one is no batch of tensors, nor left as it is."""
+    signature = inspect.signature(module.forward)
+    given = signature.bind(*call.args, **call.kwargs).arguments
+    sizes = {}
+    for name, value in given.items():
+        tensor = value.meta["val"] if isinstance(value, fx.Node) else value
+        if isinstance(tensor, torch.Tensor) and tensor.dim() > 1 and len(tensor) == BATCH:
+            sizes[name] = tuple(tensor.shape[1:])
+        elif tensor is not signature.parameters[name].default:
+            return None
+    return sizes or None

@@ -14,9 +14,10 @@ from typing import cast
 from .analysis import COPY, Analysis, Stage
 from .budgets import Cost
 from .coefficients import Multipliers
-from .costs import CostModel, Kind, side_values, sizes
+from .costs import CostModel, Kind, sizes
 from .errors import BudgetError, ModelError, UsageError, WidthError
 from .fitting import REACH, Growth, Space, crossing, fit
+from .inputs import Inputs, InputSize
 from .mixtures import rows
 from .patterns import compiled
 from .plans import Fixed, Options, Plan, Width
@@ -41,7 +42,8 @@ class Draft:
     multipliers: Multipliers
     repeats: tuple[int, ...]
     choices: tuple[Choice, ...]
-    input_size: tuple[int, ...]
+    sides: tuple[int, ...]
+    """Of the largest image."""
     values: Values
     cost: Cost
 
@@ -52,6 +54,10 @@ class Planner:
 
     analysis: Analysis
     options: Options
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.analysis.inputs
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -97,7 +103,7 @@ class Planner:
 
     @cached_property
     def _baseline_values(self) -> Values:
-        return sizes(self.analysis, self.analysis.input_size, [stage.repeats for stage in self.analysis.stages])
+        return sizes(self.analysis, self.inputs, [stage.repeats for stage in self.analysis.stages])
 
     def stage_path(self, stage: Stage) -> str:
         """The container's path, or the first block's where the container holds more than this stage, or is none."""
@@ -171,7 +177,7 @@ class Planner:
 
     @property
     def _own_sides(self) -> tuple[int, ...]:
-        return self.analysis.input_size[1:]
+        return self.inputs.sides
 
     def _held_at_one(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """A side of 1 is no extent (a latent code, one row of samples): it stays, whatever the resolution."""
@@ -203,14 +209,15 @@ class Planner:
             WidthError: the input size does not fit the model, or a width would fall below 1.
         """
         repeats = self.repeats(multipliers.depth)
-        input_size = (self.analysis.input_size[0], *(sides or self.sides(multipliers.resolution)))
-        values = sizes(self.analysis, input_size, repeats)
-        self._check(values, input_size)
+        sides = sides or self.sides(multipliers.resolution)
+        inputs = self.inputs.at(sides)
+        values = sizes(self.analysis, inputs, repeats)
+        self._check(values, inputs.input_size)
         choices = tuple(self._choices(multipliers.width, values))
         self._check_widths(values)
         self._check_projections(values)
         cost = self.costs.cost(values, repeats)
-        return Draft(multipliers, repeats, choices, input_size, values, cost)
+        return Draft(multipliers, repeats, choices, sides, values, cost)
 
     def _choices(self, width: float, values: Values) -> Iterator[Choice]:
         options = self.options
@@ -224,12 +231,12 @@ class Planner:
             factors=self.factors,
         )
 
-    def _check(self, values: Values, input_size: Sequence[int]) -> None:
+    def _check(self, values: Values, input_size: InputSize) -> None:
         for check in self.analysis.ctx.equations.checks:
             if not check.at(values):
-                raise WidthError(f"the model does not take inputs of {tuple(input_size)}: sizes part at {check.where}")
+                raise WidthError(f"the model does not take inputs of {input_size}: sizes part at {check.where}")
         if not self._fits(values):
-            raise WidthError(f"inputs of {tuple(input_size)} are too small for the model")
+            raise WidthError(f"inputs of {input_size} are too small for the model")
 
     def _check_widths(self, values: Values) -> None:
         ctx = self.analysis.ctx
@@ -266,7 +273,7 @@ class Planner:
         return self._plan(request, draft)
 
     def _given(self, request: Request) -> tuple[int, ...] | None:
-        rank = len(self.analysis.input_size) - 1
+        rank = len(self._own_sides)
         if request.sides is None or len(request.sides) == rank:
             return request.sides
         if len(request.sides) == 1:
@@ -279,7 +286,7 @@ class Planner:
 
         @cache
         def load(repeats: tuple[int, ...], width: float) -> Growth:
-            values = sizes(self.analysis, self.analysis.input_size, repeats)
+            values = sizes(self.analysis, self.inputs, repeats)
             widths = tuple(choice.value for choice in self._choices(curve.at(width).width, values))
             key = repeats, widths
             if key not in by_numbers:
@@ -320,7 +327,7 @@ class Planner:
         if not abs(load - 1) <= self.options.tolerance and (t == 0 or abs(t) >= REACH):
             raise BudgetError(self._unreachable(limits, load))
         repeats = self.repeats(space.curve(t).depth)
-        values = sizes(self.analysis, (self.analysis.input_size[0], *space.sides(t)), repeats)
+        values = sizes(self.analysis, self.inputs.at(space.sides(t)), repeats)
         list(self._choices(space.curve(t).width, values))
         cost = self.costs.cost(values, repeats)
         binding = max(limits, key=lambda name: getattr(cost, name) / limits[name])
@@ -347,7 +354,7 @@ class Planner:
         def at(sides: tuple[int, ...]) -> float:
             if not self._takes(sides):
                 return math.nan
-            atoms = side_values(self.analysis, sides)
+            atoms = self._side_values(sides)
             return max(cost(atoms) / limit for cost, limit in costs)
 
         return Growth(at, cache(lambda: self.costs.changed(values, repeats)))
@@ -355,9 +362,11 @@ class Planner:
     @cached_property
     def _takes(self) -> Callable[[tuple[int, ...]], bool]:
         """Whether the model takes inputs of these sides."""
-        return cache(
-            lambda sides: max(sides, default=1) <= self._limit and self._fits(side_values(self.analysis, sides))
-        )
+        return cache(lambda sides: max(sides, default=1) <= self._limit and self._fits(self._side_values(sides)))
+
+    def _side_values(self, sides: tuple[int, ...]) -> Values:
+        """The values of the inputs' sides, where the largest image has these."""
+        return self.analysis.side_values(self.inputs.at(sides))
 
     def _fits(self, values: Values) -> bool:
         checks = all(check.at(values) for check in self.analysis.ctx.equations.checks)
@@ -382,7 +391,7 @@ class Planner:
             multipliers=draft.multipliers,
             achieved=self._achieved(stages, widths, draft),
             baseline_size=self.analysis.input_size,
-            input_size=draft.input_size,
+            input_size=self.inputs.at(draft.sides).input_size,
             stages=stages,
             widths=widths,
             fixed=self._fixed(),
@@ -430,7 +439,7 @@ class Planner:
     def _achieved(self, stages: Sequence[PlannedStage], widths: Sequence[Width], draft: Draft) -> Multipliers:
         blocks = sum(s.repeats for s in stages)
         layers = [(w.after / w.before, len(w.layers) or 1) for w in widths]
-        sides = zip(draft.input_size[1:], self.analysis.input_size[1:], strict=True)
+        sides = zip(draft.sides, self._own_sides, strict=True)
         ratios = [after / before for after, before in sides]
         return Multipliers(
             depth=sum(s.new_repeats for s in stages) / blocks if blocks else 1.0,
@@ -440,10 +449,10 @@ class Planner:
 
     def _fixed_sides(self) -> Iterator[Fixed]:
         """The input size, where the model takes no other one near it, and the operation that says so."""
-        size = self.analysis.input_size[1:]
+        size = self._own_sides
         others = (tuple(side + shift for side in size) for shift in range(1, _REACH + 1))
         checks = self.analysis.ctx.equations.checks
-        failed = [{c.where for c in checks if not c.at(side_values(self.analysis, sides))} for sides in others]
+        failed = [{c.where for c in checks if not c.at(self._side_values(sides))} for sides in others]
         if all(failed):
             always = set.intersection(*failed) or failed[0]
             yield Fixed(

@@ -17,6 +17,7 @@ from .budgets import Budget, Cost, Measurement
 from .coefficients import Coefficients, Multipliers
 from .errors import PlanError
 from .formatting import format_family, format_plan
+from .inputs import InputSize
 from .strategies import Strategy
 
 __all__ = ["PLAN_VERSION", "Cost", "Family", "Fixed", "Options", "Plan", "Stage", "Width"]
@@ -114,10 +115,10 @@ class Plan(_Record):
     """Wanted: coefficients at phi, or as given; after fitting, where the fit came to rest."""
     achieved: Multipliers
     """Got, after rounding: blocks after / before, mean width after / before, pixels after / before."""
-    baseline_size: tuple[int, ...]
-    """Input size of the baseline, (C, H, W)."""
-    input_size: tuple[int, ...]
-    """Input size of the scaled model, (C, H, W)."""
+    baseline_size: InputSize
+    """Input size of the baseline, (C, H, W); of several inputs a tuple of sizes, or a dict from names to sizes."""
+    input_size: InputSize
+    """Input size of the scaled model, in the same form."""
     stages: tuple[Stage, ...]
     widths: tuple[Width, ...]
     fixed: tuple[Fixed, ...]

@@ -20,6 +20,7 @@ from .concatenation import Concatenation, concatenations
 from .copying import meta_copy
 from .errors import CnnScaleError, ModelError
 from .inference import Override, infer
+from .inputs import InputSize
 from .kernels import follow_kernels, kernel_rules
 from .mixtures import divided
 from .opening import Opening, openings
@@ -33,8 +34,8 @@ from .tracing import Trace, trace
 __all__ = ["analyse", "fingerprint"]
 
 
-def analyse(model: nn.Module, input_size: tuple[int, ...], pin: Sequence[str] = ()) -> Analysis:
-    """Analyse ``model`` for inputs of ``input_size`` (C, H, W); the model is not touched.
+def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = ()) -> Analysis:
+    """Analyse ``model`` for inputs of ``input_size``; the model is not touched.
 
     Where layers pinned by ``pin`` meet others, blocks get the projection that their class has elsewhere.
 
@@ -73,7 +74,7 @@ class _Base:
         return divided(traced, find_stages(traced), [projection.child.path for projection in self.projections])
 
 
-def _with_copies(base: _Base, input_size: tuple[int, ...]) -> Analysis:
+def _with_copies(base: _Base, input_size: InputSize) -> Analysis:
     """The analysis with a copy behind the block of every stage that needs one."""
     traced = trace(base.meta(), input_size)
     sites = base.sites(traced)
@@ -178,7 +179,9 @@ def _stage(
 def _takes_more(traced: Trace, block: Block) -> bool:
     """Whether a Sequential of the block and a copy could not be called in its place."""
     in_container = isinstance(traced.modules[block.parent], CONTAINERS)
-    return not in_container and any(call.path == block.path and call.arguments > 1 for call in traced.calls)
+    return not in_container and any(
+        call.path == block.path and len(call.args) + len(call.kwargs) > 1 for call in traced.calls
+    )
 
 
 def _is_interrupted(traced: Trace, block: Block) -> bool:
@@ -228,8 +231,8 @@ def _walk_train_mode(ctx: Context, traced: Trace, overrides: dict[str, Override]
     if unread is not None and traced.left_out:
         raise ModelError(
             f"parameter {unread!r} is not read, perhaps because the optional input {traced.left_out[0]!r} of forward "
-            "is left out, so its widths could not follow the others; remove it, or wrap the model in a module that "
-            "makes that input from the image"
+            "is left out, so its widths could not follow the others; give its size too, "
+            f'input_size={{..., "{traced.left_out[0]}": (C, H, W)}}'
         )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from .budgets import Budget, Cost, Measurement
 from .formatting import format_scaling
+from .inputs import InputSize
 from .plans import Plan
 
 __all__ = ["Preservation", "Scaling", "Verification"]
@@ -98,8 +99,8 @@ class Preservation:
 class Scaling:
     """What was done to a model; ``model.scaling`` of every scaled model."""
 
-    input_size: tuple[int, ...]
-    """The scaled model's input size, (C, H, W)."""
+    input_size: InputSize
+    """The scaled model's input size, (C, H, W); of several inputs in the form in which the baseline's was given."""
     plan: Plan
     verification: Verification
     form: Literal["module", "graph"]

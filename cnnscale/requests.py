@@ -19,7 +19,7 @@ from .errors import UsageError
 from .plans import Options, Plan
 from .strategies import Curve, Strategy, traits
 
-__all__ = ["DepthRounding", "Factor", "Request", "are_sides", "is_a", "moves_widths", "request"]
+__all__ = ["DepthRounding", "Factor", "Request", "is_a", "moves_widths", "request"]
 
 DepthRounding: TypeAlias = Literal["ceil", "round", "floor"]
 Factor: TypeAlias = "float | Mapping[str, float] | None"
@@ -193,14 +193,14 @@ def _sides(image_size: int | tuple[int, int] | None, limit: int | None) -> tuple
     if image_size is None:
         return None
     sides: Any = (image_size,) if isinstance(image_size, int) else image_size
-    if not are_sides(sides):
+    if not _are_sides(sides):
         raise UsageError(f"image_size must be a positive int or (H, W), got {image_size!r}")
     if limit is not None and max(sides) > limit:
         raise UsageError(f"image_size={image_size!r} is above max_image_size={limit}")
     return tuple(sides)
 
 
-def are_sides(value: object) -> bool:
+def _are_sides(value: object) -> bool:
     """Whether it is a sequence of positive ints."""
     return isinstance(value, (tuple, list)) and len(value) > 0 and all(isinstance(v, int) and v > 0 for v in value)
 

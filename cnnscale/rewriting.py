@@ -125,8 +125,7 @@ def align(
     """
     at: Values = {atom: value for atom, value in values.items() if atom.call is None}
     if not own_size:
-        sides = [atom for side in analysis.ctx.tensors["input"][2:] for atom in side.atoms()]
-        at.update((atom, atom.hint) for atom in sides)
+        at.update(analysis.side_values(analysis.inputs))
     target = Target(analysis, tuple(repeats), at)
     expected = rewritten_graph(target, {origin: path for path, origin in rebuilt.places.items()})
     comparison = _compared(rebuilt.module, target, expected, rebuilt.places)
@@ -181,7 +180,7 @@ def rewritten_graph(target: Target, paths: dict[Origin, str]) -> Expected:
     """The extended baseline's graph with each block as often as planned, every literal at its new value."""
     writer = _Writer(target, paths)
     nodes, i = target.analysis.trace.nodes, 0
-    places = {block.start: (s, b, block) for s, b, block in target.analysis.blocks()}
+    places = {block.start: (s, b, block) for s, b, block in target.analysis.block_calls()}
     while i < len(nodes):
         if i in places:
             stage, position, block = places[i]
@@ -493,10 +492,8 @@ def _difference(module: nn.Module, target: Target, expected: Expected, paths: di
 def _compared(module: nn.Module, target: Target, expected: Expected, origins: dict[str, Origin]) -> _Comparison | str:
     """The comparison of the module's trace with the expected graph; why there is none where it does not trace."""
     paths = {origin: path for path, origin in origins.items()}
-    sides = target.analysis.ctx.tensors["input"][2:]
-    size = (target.analysis.input_size[0], *(side.at(target.values) for side in sides))
     try:
-        actual = trace(meta_copy(module), size)
+        actual = trace(meta_copy(module), target.analysis.inputs_at(target.values).input_size)
     except CnnScaleError as error:
         return str(error)
     equalised = (_origin(target, block.path) for block in _equalised(target))

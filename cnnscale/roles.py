@@ -32,7 +32,7 @@ def found_rules(analysis: Analysis, layers: Layers, parts: Mapping[Atom, str], t
     """The derivation that the baseline shows, of every width that has one; ``parts`` are widths of no layer: places."""
     resolve = analysis.ctx.equations.resolve
     blocks = _block_paths(analysis)
-    last = max((block.stop for _, _, block in analysis.blocks()), default=0)
+    last = max((block.stop for _, _, block in analysis.block_calls()), default=0)
     position = {p: i for i, p in enumerate(analysis.ctx.producers)}
     rules: Rules = {}
     roles: Roles = defaultdict(list)

@@ -21,6 +21,7 @@ from .errors import GrowthError, GrowthWarning, PlanError, RewriteError, UsageEr
 from .formatting import failure_of
 from .growth import Preserve, Weights, follow, grow
 from .initialization import initialize
+from .inputs import GivenSize, Inputs
 from .limits import meet
 from .parts import Part, part_of
 from .planning import Planner
@@ -28,7 +29,7 @@ from .plans import Family, Plan
 from .reading import analyse, fingerprint
 from .recipes import Gathered, Recipe
 from .records import Preservation, Scaling, Verification
-from .requests import DepthRounding, Factor, Request, are_sides, is_a, moves_widths, request
+from .requests import DepthRounding, Factor, Request, is_a, moves_widths, request
 from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
 from .surgery import Origin, split_path
@@ -57,7 +58,7 @@ def scale(
     device: str = "auto",
     batch_size: int = 1,
     coefficients: Curve = EFFICIENTNET,
-    input_size: tuple[int, ...] | None = None,
+    input_size: GivenSize | None = None,
     fit: bool | None = None,
     tolerance: float | None = None,
     strict: bool = False,
@@ -100,7 +101,8 @@ def scale(
         batch_size: images of one batch of a measured budget.
         coefficients: the proportion in which depth, width and resolution grow: a strategy of
             :mod:`cnnscale.strategies`, or coefficients alpha, beta and gamma.
-        input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224).
+        input_size: the baseline's input, (C, H, W); by default the model's own, else (C, 224, 224). Of several inputs a
+            sequence of sizes, in the order of forward's arguments, or a mapping from the arguments' names to sizes.
         fit: move along the compound direction until the measured MACs are within ``tolerance`` of 2 ** phi. True by
             default with phi; False is the paper's bare formula.
         tolerance: allowed relative deviation of the measured growth or budget: 0.03 with phi, 0.02 with a counted
@@ -186,7 +188,7 @@ def plan(
     device: str = "auto",
     batch_size: int = 1,
     coefficients: Curve = EFFICIENTNET,
-    input_size: tuple[int, ...] | None = None,
+    input_size: GivenSize | None = None,
     fit: bool | None = None,
     tolerance: float | None = None,
     divisor: int = 8,
@@ -331,13 +333,11 @@ def _checked_weights(weights: str, preserve: str, seed: int | None) -> None:
         raise UsageError(f"seed must be an int, got {seed!r}")
 
 
-def _analysis(part: Part, input_size: tuple[int, ...] | None, asked: Request) -> Analysis:
+def _analysis(part: Part, input_size: GivenSize | None, asked: Request) -> Analysis:
     if not all(isinstance(net.scaling, Scaling) for net in (part.whole, part.module) if hasattr(net, "scaling")):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
-    size = part.input_size if input_size is None else input_size
-    if not are_sides(size):
-        raise UsageError(f"input_size must be (C, H, W), all positive ints, got {size!r}")
-    return analyse(part.module, tuple(size), _pinned_apart(asked))
+    inputs = Inputs.of(part.input_size if input_size is None else input_size)
+    return analyse(part.module, inputs.input_size, _pinned_apart(asked))
 
 
 def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
@@ -396,7 +396,7 @@ def _numbers(analysis: Analysis, planner: Planner, made: Plan) -> _Numbers:
     if names != [s.path for s in made.stages]:
         raise PlanError(f"the plan names the stages {[s.path for s in made.stages]}, but the model has {names}")
     repeats = tuple(s.new_repeats for s in made.stages)
-    values = sizes(analysis, made.input_size, repeats)
+    values = sizes(analysis, Inputs.of(made.input_size), repeats)
     widths = {w.name: w.after for w in made.widths}
     if set(widths) != {g.name for g in planner.groups}:
         odd = sorted(set(widths) ^ {g.name for g in planner.groups})

@@ -15,7 +15,9 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from .batches import BATCH
 from .equations import Equations
+from .inputs import Side
 from .sources import Attribute, Place, Source
 from .symbolic import Poly, Values, as_poly
 from .tracing import describe
@@ -39,6 +41,9 @@ __all__ = [
     "is_size",
     "symbolic_tensors",
 ]
+
+
+_AXES = "WHD"  # from the last one
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,10 @@ class Context:
     equations: Equations = field(default_factory=Equations)
     tensors: dict[str, tuple[Poly, ...]] = field(default_factory=dict)
     """Dimensions of each parameter and buffer, under its first name."""
+    sides: dict[Side, Poly] = field(default_factory=dict)
+    """The unknowns that the sides of the inputs are; inputs of one size share theirs."""
+    batch: Poly = field(init=False)
+    """How many images a batch has."""
     computed: dict[str, Sym] = field(default_factory=dict)
     """Tensors of layers which a parametrisation computes, by the name under which the layer reads them."""
     producers: dict[str, Poly] = field(default_factory=dict)
@@ -156,12 +165,20 @@ class Context:
     node: fx.Node = None  # type: ignore[assignment]  # set before each rule runs
 
     def __post_init__(self) -> None:
+        self.batch = self.equations.atom("N", BATCH)
         for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
             self.shared[id(tensor)] = name
 
     @property
     def where(self) -> str:
         return describe(self.node)
+
+    def side(self, side: Side) -> Poly:
+        """A side of an input that may grow."""
+        axis, own = side
+        if side not in self.sides:
+            self.sides[side] = self.equations.atom(_AXES[axis], own)
+        return self.sides[side]
 
     def tensor(self, name: str) -> Sym | None:
         """The parameter or buffer ``name`` as unknowns; tied tensors share theirs. None where the slot is empty."""

@@ -64,6 +64,12 @@ class Block:
     cls: str
     layers: int
     """Number of convolutions and linear layers."""
+    again: tuple[Block, ...] = ()
+    """The same modules in their other calls, where what holds them is called several times."""
+
+    @property
+    def calls(self) -> tuple[Block, ...]:
+        return (self, *self.again)
 
     @property
     def path(self) -> str:
@@ -130,18 +136,55 @@ def find_stages(trace: Trace) -> list[Site]:
     units = [s for s in candidates if s.template.layers == 1 and s.kind == "chain" and _in_line(trace, s, blocks)]
     units += [s for run in _flat_runs(trace) for s in _split(run)]
     accepted += _stacks(trace, _outside(units, accepted))
+    accepted = [s for s in accepted if s.kind in ("chain", "stack") or not s.template.again]
     return sorted(accepted, key=lambda site: site.blocks[0].start)
 
 
 def called_blocks(trace: Trace) -> Iterator[Block]:
-    """Every module call that has one output, takes tensors only, and whose module is called once."""
-    times = Counter(call.path for call in trace.calls)
+    """Every module whose call has one output and takes tensors only, and that is called once, or once in each call of
+    what holds it: a trunk that two images go through."""
+    calls = _calls(trace)
+    for path, own in calls.items():
+        blocks = [_called(trace, call) for call in own]
+        first = blocks[0]
+        if first is None or not all(b is not None and _works_alike(trace, first, b) for b in blocks[1:]):
+            continue
+        if _each_held(calls, path, own):
+            yield dataclasses.replace(first, again=tuple(b for b in blocks[1:] if b is not None))
+
+
+def _calls(trace: Trace) -> dict[str, list[Call]]:
+    """The calls of every module that is no layer."""
+    calls: dict[str, list[Call]] = defaultdict(list)
     for call in trace.calls:
-        output = _only_tensor(call.output)
-        if times[call.path] == 1 and output is not None:
-            block = _block(trace, (call.path,), _start(trace, call), call.stop, output)
-            if block is not None:
-                yield _joined(trace, block)
+        calls[call.path].append(call)
+    return calls
+
+
+def _each_held(calls: dict[str, list[Call]], path: str, own: Sequence[Call | Block]) -> bool:
+    """Whether the calls of a module are one, or each within a call of its own of the nearest module around it that is
+    called."""
+    holder = path.rpartition(".")[0]
+    while holder and holder not in calls:
+        holder = holder.rpartition(".")[0]
+    around = calls.get(holder, [])
+    pairs = zip(around, own, strict=False)
+    return len(own) == 1 or (len(own) == len(around) and all(a.start <= b.start and b.stop <= a.stop for a, b in pairs))
+
+
+def _called(trace: Trace, call: Call) -> Block | None:
+    output = _only_tensor(call.output)
+    block = None if output is None else _block(trace, (call.path,), _start(trace, call), call.stop, output)
+    return None if block is None else _joined(trace, block)
+
+
+def _works_alike(trace: Trace, one: Block, other: Block) -> bool:
+    """Whether two calls do the same."""
+
+    def steps(block: Block) -> list[tuple[str, str]]:
+        return [(node.op, str(node.target)) for node in trace.nodes[block.start : block.stop]]
+
+    return one.keeps_shape == other.keeps_shape and steps(one) == steps(other)
 
 
 def _only_tensor(output: Any) -> fx.Node | None:
@@ -278,7 +321,7 @@ def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
         last = runs[-1] if runs else None
         if last is not None and last.template.cls == block.cls and not _part(trace, last.template, block):
             before = last.template
-            if block.inputs == (before.output,) and last.kind == "chain":
+            if last.kind == "chain" and _reads(block, before):
                 runs[-1] = Site((*last.blocks, block))
                 continue
             dense = set(block.inputs) == {*before.inputs, before.output} and shape(block.output) == shape(before.output)
@@ -287,6 +330,12 @@ def _runs(trace: Trace, siblings: list[Block]) -> list[Site]:
                 continue
         runs.append(Site((block,)))
     return runs
+
+
+def _reads(block: Block, before: Block) -> bool:
+    """Whether a block reads the output of another one alone, in each of its calls."""
+    outputs = [(call.output,) for call in before.calls]
+    return [call.inputs for call in block.calls] == outputs
 
 
 def _part(trace: Trace, one: Block, other: Block) -> bool:
@@ -389,9 +438,9 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
-    The stem of such a class is none. A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
-    it is but a container of one block of a class of its own, and adds nothing to its input. Without a residual, layers
-    that are alike are a stage too, and what holds them is its wrapper.
+    The stem of such a class is none. A wrapper holds a chain, or a residual block of a class that occurs twice, and is
+    not itself repeated elsewhere; or it is but a container of one block of a class of its own, and adds nothing to its
+    input. Without a residual, layers that are alike are a stage too, and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
     alone = [s for s in candidates if len(s.blocks) == 1 and s.kind == "chain"]
@@ -503,7 +552,7 @@ def _flat_runs(trace: Trace) -> Iterator[Site]:
     """Chains of units within one Sequential; a unit is a convolution and the layers up to the next, shape unchanged."""
     run: list[Block] = []
     for unit in _units(trace):
-        chained = run and unit.parent == run[-1].parent and unit.inputs == (run[-1].output,)
+        chained = run and unit.parent == run[-1].parent and _reads(unit, run[-1])
         if run and not chained:
             yield Site(tuple(run))
             run = []
@@ -513,10 +562,22 @@ def _flat_runs(trace: Trace) -> Iterator[Site]:
 
 
 def _units(trace: Trace) -> Iterator[Block]:
+    """The units that are called once, or once in each call of their Sequential."""
+    calls = _calls(trace)
+    times = Counter(str(node.target) for node in trace.nodes if node.op == "call_module")
+    found: dict[tuple[str, ...], list[Block]] = defaultdict(list)
+    for unit in _called_units(trace):
+        found[unit.modules].append(unit)
+    for (path, *_), own in found.items():
+        alike = len(own) == times[path] and all(_works_alike(trace, own[0], unit) for unit in own)
+        if alike and _each_held(calls, path, own):
+            yield dataclasses.replace(own[0], again=tuple(own[1:]))
+
+
+def _called_units(trace: Trace) -> Iterator[Block]:
     start = 0
     paths: list[str] = []
     nodes = trace.nodes
-    times = Counter(str(node.target) for node in nodes if node.op == "call_module")
     for i, node in enumerate((*nodes, None)):
         path = str(node.target) if node is not None and node.op == "call_module" else ""
         if paths and not (path and _continues(trace, nodes[i - 1], nodes[i], paths)):
@@ -526,7 +587,7 @@ def _units(trace: Trace) -> Iterator[Block]:
             paths = []
         if paths:
             paths.append(path)
-        elif path and times[path] == 1 and _opens(trace, path):
+        elif path and _opens(trace, path):
             start, paths = i, [path]
 
 

@@ -8,7 +8,6 @@ depends on shapes traces; control flow that depends on data does not, and says s
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import operator
 import traceback
@@ -27,20 +26,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
+from .batches import Batch, example_batch
 from .copying import plain_containers
 from .errors import ModelError, TraceError
+from .inputs import Inputs, InputSize
 from .shortcuts import Shortcuts, is_plain
 from .sources import Attribute
 
 __all__ = [
-    "BATCH",
     "SAME_SHAPE",
     "Call",
     "Trace",
     "Tracer",
+    "argument_of",
     "caller",
     "describe",
-    "example_input",
     "is_leaf",
     "parametrization",
     "state_kept",
@@ -57,8 +57,6 @@ SAME_SHAPE = (
 )  # fmt: skip
 """Layers whose output has the shape of their only input, whatever it is."""
 
-BATCH = 2  # norm layers in train mode refuse one value per channel
-
 
 @dataclass(frozen=True)
 class Call:
@@ -68,8 +66,9 @@ class Call:
     start: int
     stop: int
     output: Any
-    arguments: int
-    """How many it is called with."""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    """What it is called with: nodes, and what is no node."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,15 @@ class Trace:
     numbers: tuple[fx.Node, ...]
     """Nodes that are integers and that Python took for what they were: to count a loop, say."""
     left_out: tuple[str, ...]
-    """Names of the optional inputs: arguments of ``forward`` whose default is None."""
-    input_size: tuple[int, ...]
+    """Names of the optional inputs that it is not given: arguments of ``forward`` whose default is None."""
+    input_size: InputSize
+    given: frozenset[str]
+    """Names of the arguments of ``forward`` that it is given."""
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The input size, taken apart."""
+        return Inputs.of(self.input_size)
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -104,39 +110,36 @@ def is_leaf(module: nn.Module) -> bool:
     return home.startswith("torch.nn") and not home.startswith("torch.nn.utils") and not isinstance(module, containers)
 
 
-def trace(module: nn.Module, input_size: tuple[int, ...], *, train: bool = False) -> Trace:
+def trace(module: nn.Module, input_size: InputSize, *, train: bool = False) -> Trace:
     """Trace ``module``, which must be on the meta device and is set to train or eval mode.
 
     Raises:
-        ModelError: the model does not run at ``input_size``.
+        ModelError: the model does not run at ``input_size``, or needs more inputs.
+        UsageError: it does not take those inputs.
         TraceError: the model runs, but its control flow depends on data.
     """
     module.train()  # where models forget what they computed for eval mode
     module.train(train)
-    tracer = Tracer(example_input(module, input_size))
+    batch = example_batch(module, input_size)
     with _scripting_refused(module), state_kept(module), _attributes_marked(module), torch.no_grad():
+        tracer = Tracer(batch.arguments(module))
         try:
             graph = tracer.trace(module)
         except Exception as error:  # user code may raise anything; it becomes one of two typed errors
-            raise _failure(module, tracer, error, input_size) from error
+            raise _failure(module, batch, tracer.last, error, input_size) from error
     nodes = tuple(graph.nodes)
-    left_out = tuple(str(n.target) for n in nodes[1:] if n.op == "placeholder" and n.args == (None,))
-    numbers = tuple(dict.fromkeys(tracer.numbers))
-    return Trace(module, graph, nodes, tuple(tracer.calls), tracer.decisions, numbers, left_out, input_size)
+    absent = (n for n in nodes if n.op == "placeholder" and argument_of(n) not in tracer.arguments)
+    left_out = tuple(str(n.target) for n in absent if n.args == (None,))
+    numbers, given = tuple(dict.fromkeys(tracer.numbers)), frozenset(tracer.arguments)
+    return Trace(module, graph, nodes, tuple(tracer.calls), tracer.decisions, numbers, left_out, input_size, given)
 
 
 def parametrization(layer: nn.Module, name: str) -> fx.Graph:
     """What computes the parametrised tensor ``name`` of a layer, as a graph without inputs."""
-    tracer = Tracer(None)
+    tracer = Tracer({})
     steps: nn.Module = layer.parametrizations[name]  # type: ignore[index, assignment]  # a ModuleDict, by its contract
     with torch.no_grad():
         return tracer.trace(steps)
-
-
-def example_input(module: nn.Module, input_size: tuple[int, ...], batch: int = BATCH) -> torch.Tensor:
-    """An empty batch of ``input_size`` (C, H, W) on the meta device, of the dtype of the module's parameters."""
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    return torch.empty(batch, *input_size, device="meta", dtype=dtype)
 
 
 @contextmanager
@@ -253,10 +256,11 @@ class Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, example: torch.Tensor | None) -> None:
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        """``arguments`` are those that ``forward`` is given, by name."""
         super().__init__()
         self.module_stack = _Stack()
-        self.example = example
+        self.arguments = arguments
         self.evaluating = False
         self.shortcuts = Shortcuts()
         self.calls: list[Call] = []
@@ -265,9 +269,12 @@ class Tracer(fx.Tracer):
         self.last: fx.Node | None = None
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """The model is given one input: the other arguments that may be left out are, as when it is called."""
-        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
-        return function, [*arguments[:2], *map(_left_out, arguments[2:])]
+        """The arguments that the model is not given are left out, as when it is called."""
+        function, (root, *arguments) = super().create_args_for_root(root_fn, is_module, concrete_args)
+        return function, [root, *(a if self._is_given(a) else _left_out(a) for a in arguments)]
+
+    def _is_given(self, argument: Any) -> bool:
+        return isinstance(argument, fx.Proxy) and argument_of(argument.node) in self.arguments
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature
         return is_leaf(m)
@@ -302,9 +309,9 @@ class Tracer(fx.Tracer):
         start = len(self.graph.nodes)
         result = super().call_module(m, forward, args, kwargs)
         if not is_leaf(m):
-            output = fx.node.map_aggregate(result, _node_of)
-            arguments = len(args) + len(kwargs)
-            self.calls.append(Call(self.path_of_module(m), start, len(self.graph.nodes), output, arguments))
+            path, stop = self.path_of_module(m), len(self.graph.nodes)
+            output, args, kwargs = (fx.node.map_aggregate(each, _node_of) for each in (result, args, kwargs))
+            self.calls.append(Call(path, start, stop, output, args, kwargs))
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -325,9 +332,7 @@ class Tracer(fx.Tracer):
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            if node.prev.op == "root":
-                return self.example
-            return node.args[0] if node.args else None
+            return self.arguments.get(argument_of(node), node.args[0] if node.args else None)
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(self.root)
         args = fx.node.map_arg(node.args, lambda n: n.meta["val"])
@@ -362,40 +367,31 @@ def _node_of(value: Any) -> Any:
 
 
 def _failure(
-    module: nn.Module, tracer: Tracer, error: Exception, input_size: tuple[int, ...]
+    module: nn.Module, batch: Batch, last: fx.Node | None, error: Exception, input_size: InputSize
 ) -> ModelError | TraceError:
     """What to tell: does the model itself fail at this input, or only its trace?"""
     where = user_frame(error.__traceback__)
-    needed = _needed(module)
-    if len(needed) > 1:
-        return ModelError(
-            f"{type(module).__name__}.forward needs {len(needed)} inputs ({', '.join(needed)}), and input_size "
-            f"{input_size} is the size of one: wrap the model in a module that makes the others from the image, or "
-            "scale the submodules that take one"
-        )
     kind, reason = type(error).__name__, str(error).strip().split("\n")[0]
     try:
-        module(tracer.example)
+        batch.into(module)
     except Exception as own:  # the user's model fails by itself
         data = "meta" in str(own) and ("item" in str(own) or "local_scalar" in str(own) or "data" in str(own))
         if not data:
             return ModelError(
                 f"{type(module).__name__} does not run at input_size {input_size}: {type(own).__name__}: "
                 f"{str(own).strip().splitlines()[0] if str(own).strip() else own!r}{user_frame(own.__traceback__)}; "
-                "pass the (C, H, W) that the model takes as input_size"
+                "pass the (C, H, W) that the model takes as input_size, of several inputs that of each"
             )
-    node = f" after node {tracer.last.name!r}" if tracer.last is not None else ""
+    node = f" after node {last.name!r}" if last is not None else ""
     return TraceError(
         f"cannot trace {type(module).__name__}{node}: {kind}: {reason}{where}; "
         "control flow that depends on the data cannot be scaled: make it depend on shapes, or scale a submodule"
     )
 
 
-def _needed(module: nn.Module) -> list[str]:
-    """The arguments without which ``forward`` cannot be called."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
+def argument_of(node: fx.Node) -> str:
+    """The name of the argument of ``forward`` that a placeholder stands for."""
+    return str(node.target).lstrip("*")
 
 
 def user_frame(tb: TracebackType | None) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own habit
 
 from .datasets import CLUTTER, Pictures, Split, load_pictures
 from .errors import UsageError
+from .inputs import Inputs, InputSize, Size
 
 if TYPE_CHECKING:
     from .searching.trials import Trial
@@ -70,7 +71,7 @@ class _Run:
 
     def __init__(self, settings: Classification, model: nn.Module, trial: Trial) -> None:
         self.settings, self.model, self.trial = settings, model, trial
-        size = trial.input_size
+        size = _picture_size(trial.input_size)
         self.train_set = _on(_resized(settings.data, "train", size), trial.device)
         self.scored = _on(_resized(settings.data, settings.score_on, size), trial.device)
         self.mean, self.std = _moments(settings.data)
@@ -149,6 +150,18 @@ class _Run:
             part.load_state_dict(state[name])
         torch.set_rng_state(state["generator"].cpu())
         return int(state["epoch"])
+
+
+def _picture_size(input_size: InputSize) -> Size:
+    """The size of the net's only input.
+
+    Raises:
+        UsageError: it has several.
+    """
+    inputs = Inputs.of(input_size)
+    if len(inputs.sizes) > 1:
+        raise UsageError(f"pictures and labels train a net of one input, and this one has {len(inputs.sizes)}")
+    return inputs.sizes[0]
 
 
 @lru_cache(maxsize=2)

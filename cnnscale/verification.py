@@ -23,7 +23,8 @@ def check(baseline: nn.Module, scaled: nn.Module, plan: Plan, *, changed: float,
     """
     before, after = run_once(baseline, plan.baseline_size), run_once(scaled, plan.input_size)
     shapes_before, shapes_after = _shapes(before.outputs), _shapes(after.outputs)
-    if _classes(shapes_before) != _classes(shapes_after):
+    resized = plan.input_size != plan.baseline_size
+    if _classes(shapes_before, resized=resized) != _classes(shapes_after, resized=resized):
         raise ModelError(f"the scaled model returns {shapes_after} where the baseline returns {shapes_before}")
     growth = after.cost.macs / before.cost.macs
     thop_growth = after.thop_macs / before.thop_macs if before.thop_macs else None
@@ -66,11 +67,12 @@ def _notes(plan: Plan, growth: float, thop_growth: float | None, macs: int, thop
     return notes
 
 
-def _classes(shapes: Any) -> Any:
-    """What scaling may not change in nested output shapes: all but the sides of maps."""
+def _classes(shapes: Any, *, resized: bool) -> Any:
+    """What scaling may not change in nested output shapes: where inputs are resized, all but the sides of maps, and of
+    three dimensions the last two may be such."""
     if isinstance(shapes, list):
-        return [_classes(s) for s in shapes]
-    return shapes[:2], len(shapes)
+        return [_classes(s, resized=resized) for s in shapes]
+    return (shapes[: 1 if len(shapes) == 3 else 2], len(shapes)) if resized else shapes
 
 
 def _shapes(result: Any) -> Any:

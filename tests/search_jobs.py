@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from cnnscale.searching.candidates import explicit
 
 SIZE = (1, 8, 8)
 EPOCHS = 6
+EPOCH_S = float(os.environ.get("CNNSCALE_TEST_EPOCH_S", "0.05"))
 
 
 class Block(nn.Module):
@@ -64,7 +66,7 @@ def slow(model: nn.Module, trial) -> float:
     """Some epochs of sleep, each logged when it is over and then kept; the value tells the net and the seed."""
     done = trial.load() or 0
     for epoch in range(done, EPOCHS):
-        time.sleep(0.05)
+        time.sleep(EPOCH_S)
         log(trial, f"epoch{epoch}")
         trial.save(epoch + 1)
         trial.report(epoch + 1, EPOCHS)
@@ -75,10 +77,27 @@ def quick(model: nn.Module, trial) -> float:
     return channels(model) + trial.seed + trial.share
 
 
+def slow_or_failing(model: nn.Module, trial) -> float:
+    return failing(model, trial) if trial.seed else slow(model, trial)
+
+
 def failing(model: nn.Module, trial) -> float:
     """The narrow net fails under seed 1, the others do not."""
     if trial.candidate == "w1" and trial.seed == 1:
         raise ValueError("no luck with this seed")
+    return quick(model, trial)
+
+
+def keeping(model: nn.Module, trial) -> float:
+    """Tells where its checkpoints are."""
+    trial.save(1)
+    return float(len(trial.folder.parent.name))
+
+
+def deadly(model: nn.Module, trial) -> float:
+    """The narrow net kills its process under seed 0, the others do not."""
+    if trial.candidate == "w1" and trial.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
     return quick(model, trial)
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
-FOR_USERS = ("torchvision", "timm", "plot", "onnx", "search")  # extras
+FOR_USERS = ("torchvision", "timm", "plot", "onnx", "search", "pools", "ray")  # extras
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 

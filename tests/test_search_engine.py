@@ -16,7 +16,7 @@ import search_jobs
 from search_jobs import EPOCHS, Tiny, failing, quick
 
 from cnnscale.errors import SearchError, UsageError
-from cnnscale.searching.engine import Driver, work_folder
+from cnnscale.searching.engine import Driver
 from cnnscale.searching.executors import Executor
 from cnnscale.searching.ledger import Ledger, new_owner
 from cnnscale.searching.trials import Outcome, Trial, pack, run_job
@@ -294,7 +294,7 @@ def test_kill_9_of_a_worker_of_the_driver_and_of_everything(store: Ledger, log: 
     epochs = Counter(tuple(line[:2] + line[4:5]) for line in lines(log))
     assert len(epochs) == 4 * EPOCHS
     assert sum(epochs.values()) - len(epochs) <= 3 * workers  # at most one epoch per worker and kill
-    assert not list(work_folder(store.path).iterdir())  # no checkpoint is left
+    assert not list(store.folder.iterdir())  # no checkpoint is left
 
 
 @posix

@@ -11,6 +11,7 @@ from typing import Any
 
 from cnnscale.budgets import Cost
 from cnnscale.coefficients import Multipliers
+from cnnscale.formatting import size_text
 
 from .records import Report, Row, Timing
 from .regressions import Comparison
@@ -58,7 +59,7 @@ def _columns() -> Iterable[tuple[str, str | None, str]]:
 def _value(row: Row, owner: str | None, name: str) -> Any:
     held = getattr(row, owner) if owner else row
     value = getattr(held, name) if held is not None else None
-    return "x".join(map(str, value)) if isinstance(value, tuple) else value
+    return size_text(value) if name == "input_size" and value else value
 
 
 def _markdown(report: Report, comparison: Comparison | None) -> str:

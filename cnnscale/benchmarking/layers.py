@@ -19,9 +19,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnnscale.batches import example_batch
 from cnnscale.copying import meta_copy
+from cnnscale.inputs import InputSize
 from cnnscale.timing.workloads import Workload
-from cnnscale.tracing import example_input
 
 from .records import StageShare
 
@@ -32,7 +33,7 @@ _LARGE: Final = 0.5
 _PASSES: Final = 5
 
 
-def stage_shares(model: nn.Module, input_size: tuple[int, ...], load: Workload) -> tuple[StageShare, ...]:
+def stage_shares(model: nn.Module, input_size: InputSize, load: Workload) -> tuple[StageShare, ...]:
     """Each part's fraction of the MACs, and of the time of a few passes of ``load``, which runs ``model``.
 
     Law: either fraction adds up to 1 over all parts.
@@ -67,7 +68,7 @@ class _Seen:
     """Height and width of its output; empty where that is no image."""
 
 
-def _survey(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, _Seen]:
+def _survey(model: nn.Module, input_size: InputSize) -> dict[str, _Seen]:
     """Modules by path, those that ran; "" is the whole."""
     module = meta_copy(model).eval()
     sides: dict[str, tuple[int, ...]] = {}
@@ -81,7 +82,7 @@ def _survey(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, _Seen]:
     for path, each in module.named_modules():
         each.register_forward_hook(look(path))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(example_input(module, input_size, batch=1))
+        example_batch(module, input_size, batch=1).into(module)
     counted = {path: sum(flops.values()) // 2 for path, flops in counter.get_flop_counts().items()}
     name = type(module).__name__
     return {path: _Seen(counted.get(f"{name}.{path}" if path else "Global", 0), size) for path, size in sides.items()}

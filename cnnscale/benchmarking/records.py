@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cnnscale.coefficients import Multipliers
+from cnnscale.inputs import InputSize
 from cnnscale.plans import Cost, Plan
 from cnnscale.timing.devices import MemorySource
 from cnnscale.timing.settings import Mode
@@ -107,7 +108,7 @@ class Row:
     """Why verification failed, or what went wrong; None where all is well."""
     plan: str | None = None
     """SHA-256 of the plan's JSON; None for a network as its author wrote it."""
-    input_size: tuple[int, ...] | None = None
+    input_size: InputSize | None = None
     achieved: Multipliers | None = None
     cost: Cost | None = None
     growth: float | None = None

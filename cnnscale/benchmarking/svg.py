@@ -14,6 +14,7 @@ from typing import Final
 
 from cnnscale.drawing import Box, boxes_of
 from cnnscale.formatting import fixed_point, quantity, size_text
+from cnnscale.inputs import Inputs
 from cnnscale.plans import Plan
 
 from .records import Row
@@ -101,10 +102,12 @@ def memory_chart(rows: Sequence[Row]) -> str:
 def nets_drawing(plans: Mapping[str, Plan]) -> str:
     """The nets to one scale: a box per stage, as long as it has blocks and as high as it has channels; beside it a
     square as wide as the input has pixels."""
-    nets = {name: (plan.input_size, tuple(boxes_of(plan, scaled=True))) for name, plan in plans.items()}
+    nets = {
+        name: (Inputs.of(plan.input_size).sides, tuple(boxes_of(plan, scaled=True))) for name, plan in plans.items()
+    }
     if not nets:
         return ""
-    pixel = 56.0 / max(max(size[1:], default=1) for size, _ in nets.values())
+    pixel = 56.0 / max(max(sides, default=1) for sides, _ in nets.values())
     start, gap = 76.0, 3.0
     most = max(len(boxes) for _, boxes in nets.values())
     block = (_WIDTH - _RIGHT - start - gap * most) / max(
@@ -113,12 +116,12 @@ def nets_drawing(plans: Mapping[str, Plan]) -> str:
     channel = 64.0 / max(1, *(b.channels for _, boxes in nets.values() for b in boxes))
     parts: list[str] = []
     y = 4.0
-    for name, (size, boxes) in nets.items():
-        parts.append(_text_at(0, y + 11, f"{name}: {size_text(size)}"))
-        high = max([size[1] * pixel if len(size) > 1 else 1.0, *(box.channels * channel for box in boxes)])
+    for name, (sides, boxes) in nets.items():
+        parts.append(_text_at(0, y + 11, f"{name}: {size_text(plans[name].input_size)}"))
+        high = max([sides[0] * pixel if sides else 1.0, *(box.channels * channel for box in boxes)])
         floor = y + _LINE + 2 + high
-        if len(size) == 3:
-            parts.append(_box(0, floor - size[1] * pixel, size[2] * pixel, size[1] * pixel, "input", "input"))
+        if len(sides) == 2:
+            parts.append(_box(0, floor - sides[0] * pixel, sides[1] * pixel, sides[0] * pixel, "input", "input"))
         parts += _stages(boxes, start, floor, block, channel, gap)
         y = floor + 12
     told = "One box per stage: its length is the number of blocks, its height the channels. The square is the input."

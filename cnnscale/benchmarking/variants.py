@@ -14,6 +14,7 @@ from torch import nn
 
 from cnnscale.coefficients import Multipliers
 from cnnscale.formatting import failure_of
+from cnnscale.inputs import InputSize
 from cnnscale.loading import load
 from cnnscale.measuring import measure
 from cnnscale.plans import Cost, Plan
@@ -29,7 +30,7 @@ class Built:
     """A network that is there, what it costs, and what its verification says."""
 
     model: nn.Module
-    input_size: tuple[int, ...]
+    input_size: InputSize
     cost: Cost
     verified: bool = True
     problem: str | None = None
@@ -89,10 +90,10 @@ def scaled_variants(
     )
 
 
-def plain_variant(spec: str, *, name: str, input_size: tuple[int, ...] | None = None) -> Variant:
+def plain_variant(spec: str, *, name: str, input_size: InputSize | None = None) -> Variant:
     """The network that ``spec`` names (:func:`cnnscale.loading.load`) as its author wrote it.
 
-    ``input_size`` (C, H, W): default, its own, or 224 pixels.
+    ``input_size``: default, its own, or 224 pixels.
     """
 
     def build() -> Built:

@@ -16,9 +16,11 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from cnnscale.batches import example_batch
 from cnnscale.copying import meta_copy
 from cnnscale.errors import ModelError, TraceError
-from cnnscale.tracing import Tracer, example_input, state_kept, user_frame
+from cnnscale.inputs import InputSize
+from cnnscale.tracing import Tracer, state_kept, user_frame
 
 __all__ = ["Call", "Calls", "is_input", "record", "trace_call"]
 
@@ -41,7 +43,7 @@ class Calls:
     """By the call's signature."""
 
 
-def record(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Calls:
+def record(model: nn.Module, input_size: InputSize, *, train: bool) -> Calls:
     """What happens in a meta copy of ``model`` that is given one batch.
 
     Raises:
@@ -57,7 +59,7 @@ def record(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Cal
         module.register_forward_hook(functools.partial(_made, given, calls.made[path]))
     try:
         with state_kept(root), torch.no_grad():
-            root(example_input(root, input_size))
+            example_batch(root, input_size).into(root)
     except Exception as error:  # user code may raise anything
         mode = "train" if train else "eval"
         raise ModelError(f"{type(model).__name__} does not run at {input_size} in {mode} mode: {error}") from error
@@ -127,7 +129,7 @@ class _CallTracer(Tracer):
     """Follows one module's forward, given its arguments, and none of its submodules'."""
 
     def __init__(self, call: Call, known: Mapping[int, Mapping[Any, Call]]) -> None:
-        super().__init__(None)
+        super().__init__({})
         self.call, self.known = call, known
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # torch's signature

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from cnnscale.batches import Batch, random_batch
 from cnnscale.errors import ExportError
 
-from .running import difference, first_line, quiet, random_images, scaling_of, tensors, without_hooks
+from .running import difference, first_line, quiet, scaling_of, tensors, without_hooks
 
 __all__ = ["onnx_file", "torch_file"]
 
@@ -29,7 +31,7 @@ def torch_file(model: nn.Module, path: Path) -> tuple[str, ...]:
     with quiet():
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
-    _check_outputs(model, batches, loaded)
+    _check_outputs(model, batches, lambda batch: batch.into(loaded))
     return notes
 
 
@@ -48,8 +50,12 @@ def onnx_file(model: nn.Module, path: Path) -> tuple[str, ...]:
     except Exception as error:  # the exporter may raise anything
         raise ExportError(f"ONNX cannot express the model: {first_line(error)}") from error
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (taken,) = session.get_inputs()
-    _check_outputs(model, batches, lambda image: session.run(None, {taken.name: image.cpu().numpy()}))
+    names = [taken.name for taken in session.get_inputs()]
+
+    def call(batch: Batch) -> Any:
+        return session.run(None, {n: t.cpu().numpy() for n, t in zip(names, batch.tensors, strict=True)})
+
+    _check_outputs(model, batches, call)
     return notes
 
 
@@ -63,12 +69,12 @@ def _program(model: nn.Module) -> tuple[torch.export.ExportedProgram, tuple[int,
     ready, notes = without_hooks(model)
     ready.eval()
     problem: Exception | None = None
-    for batch, dynamic in ((2, ({0: torch.export.Dim("batch", min=1)},)), (1, None)):
+    for images, dynamic in ((2, {0: torch.export.Dim("batch", min=1)}), (1, None)):
+        batch = random_batch(ready, scaling_of(model).input_size, images)
+        shapes = dynamic and pytree.tree_map(lambda _, d=dynamic: d, batch.arguments(ready))
         try:
             with quiet(), torch.no_grad():
-                program = torch.export.export(
-                    ready, (random_images(ready, scaling_of(model).input_size, batch),), dynamic_shapes=dynamic
-                )
+                program = torch.export.export(ready, batch.args, batch.kwargs, dynamic_shapes=shapes)
         except Exception as error:  # the exporter or the model may raise anything
             problem = problem or error
             continue
@@ -81,16 +87,16 @@ def _program(model: nn.Module) -> tuple[torch.export.ExportedProgram, tuple[int,
     raise ExportError(f"torch.export cannot follow {type(model).__name__}: {first_line(problem)}") from problem
 
 
-def _check_outputs(model: nn.Module, batches: Sequence[int], call: Callable[[torch.Tensor], Any]) -> None:
+def _check_outputs(model: nn.Module, batches: Sequence[int], call: Callable[[Batch], Any]) -> None:
     """What was written gives the outputs of the model in eval mode.
 
     Raises:
         ExportError: it does not.
     """
     ready, size = without_hooks(model)[0].eval(), scaling_of(model).input_size
-    for batch in batches:
-        image = random_images(ready, size, batch)
+    for images in batches:
+        batch = random_batch(ready, size, images)
         with torch.no_grad(), quiet():
-            worst = difference(tensors(ready(image)), tensors(call(image)))
+            worst = difference(tensors(batch.into(ready)), tensors(call(batch)))
         if not worst <= _ROUNDED:
             raise ExportError(f"its outputs differ from the model's, by {worst:.2g} of the largest")

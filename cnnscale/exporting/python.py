@@ -11,6 +11,7 @@ from torch import nn
 
 from cnnscale.errors import CnnScaleError, ExportError
 from cnnscale.formatting import quantity, size_text
+from cnnscale.inputs import Inputs, InputSize
 
 from .running import device_of, difference, first_line, generators_kept, outputs_of, quiet, scaling_of, without_hooks
 from .sourcing import Source, native_source, network_source
@@ -53,10 +54,11 @@ def _source_file(model: nn.Module) -> tuple[str, tuple[str, ...]]:
     raise ExportError(f"{type(model).__name__} cannot be written as Python: {problems[-1]}")
 
 
-def _one_size(model: nn.Module, built: nn.Module, size: tuple[int, ...]) -> list[str]:
+def _one_size(model: nn.Module, built: nn.Module, size: InputSize) -> list[str]:
     """A note where the file computes something else than the model for images of other sizes."""
-    for sides in ([max(32, side // 64 * 32) for side in size[1:]], [side + 32 for side in size[1:]]):
-        other = (size[0], *sides)
+    inputs = Inputs.of(size)
+    for sides in ([max(32, side // 64 * 32) for side in inputs.sides], [side + 32 for side in inputs.sides]):
+        other = inputs.at(tuple(sides)).input_size
         wanted = _attempt(model, other)
         got = None if wanted is None else _attempt(built, other)
         if wanted is not None and (got is None or not difference(wanted, got) <= _EXACT):
@@ -64,7 +66,7 @@ def _one_size(model: nn.Module, built: nn.Module, size: tuple[int, ...]) -> list
     return []
 
 
-def _attempt(model: nn.Module, size: tuple[int, ...]) -> list[torch.Tensor] | None:
+def _attempt(model: nn.Module, size: InputSize) -> list[torch.Tensor] | None:
     """The outputs in eval mode, or None where the model takes no images of that size."""
     try:
         return outputs_of(model, size, train=False)
@@ -127,7 +129,7 @@ def _library(line: str) -> str:
     return line.split()[1].split(".", maxsplit=1)[0]
 
 
-def _checked(model: nn.Module, text: str, size: tuple[int, ...], *, train: bool) -> nn.Module:
+def _checked(model: nn.Module, text: str, size: InputSize, *, train: bool) -> nn.Module:
     """What the text, executed by itself, builds: a network that has the model's weights and gives its outputs.
 
     Raises:

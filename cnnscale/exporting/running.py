@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from cnnscale.batches import random_batch
+from cnnscale.inputs import InputSize
 from cnnscale.records import Scaling
 
 __all__ = [
@@ -24,7 +26,6 @@ __all__ = [
     "generators_kept",
     "outputs_of",
     "quiet",
-    "random_images",
     "scaling_of",
     "tensors",
     "without_hooks",
@@ -54,18 +55,13 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def random_images(model: nn.Module, size: tuple[int, ...], batch: int) -> torch.Tensor:
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(0)).to(device_of(model), dtype)
-
-
-def outputs_of(model: nn.Module, size: tuple[int, ...], *, train: bool) -> list[torch.Tensor]:
+def outputs_of(model: nn.Module, size: InputSize, *, train: bool) -> list[torch.Tensor]:
     """The outputs for one image (two in train mode) and one sequence of random numbers, then the buffers."""
     ready = copy.deepcopy(model).train(train)
     with generators_kept(), quiet(), torch.no_grad():
         torch.manual_seed(0)
         random.seed(0)
-        outputs = tensors(ready(random_images(ready, size, 1 + train)))
+        outputs = tensors(random_batch(ready, size, 1 + train).into(ready))
     return [*outputs, *ready.buffers()]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from cnnscale.errors import ExportError
+from cnnscale.inputs import InputSize
 from cnnscale.tracing import is_leaf
 
 from .calls import Calls, record, trace_call
@@ -55,7 +56,7 @@ def native_source(model: nn.Module) -> Source | None:
     return Source((f"from {name[0]} import {name[1]}",), "", assigned_text("model", made))
 
 
-def network_source(model: nn.Module, input_size: tuple[int, ...], *, train: bool) -> Source:
+def network_source(model: nn.Module, input_size: InputSize, *, train: bool) -> Source:
     """The classes that make the network; with ``train``, what they do in train mode, too.
 
     Raises:

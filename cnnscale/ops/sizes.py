@@ -72,9 +72,8 @@ def integers(ctx: Context, name: str, args: Sequence[Any]) -> Poly | Ratio | Com
 def _folded(ctx: Context, args: Sequence[Any]) -> tuple[Poly, Poly]:
     """The factors of a product of sizes. A number times the batch can only be channels, folded into the batch or into
     its groups: it follows them."""
-    batch = ctx.tensors["input"][0]
-    left, right = ((soft(ctx, a) if b == batch else as_poly(a)) for a, b in (args, args[::-1]))
-    ctx.factors += [factor for factor, other in ((left, right), (right, left)) if other == batch]
+    left, right = ((soft(ctx, a) if b == ctx.batch else as_poly(a)) for a, b in (args, args[::-1]))
+    ctx.factors += [factor for factor, other in ((left, right), (right, left)) if other == ctx.batch]
     return left, right
 
 

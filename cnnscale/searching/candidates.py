@@ -195,7 +195,7 @@ class _Solver:
 
     def _shifts(self) -> Iterator[Sides]:
         """Pixels to add to each side, the smallest change first; images stay square before they do not."""
-        own = self.planner.analysis.input_size[1:]
+        own = self.planner.inputs.sides
         most = max(1, round(_SHARE * max(own, default=0)))
         yield (0,) * len(own)
         if max(own, default=1) == 1:

@@ -10,21 +10,15 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .executors import Executor
 from .ledger import Lease, Ledger, new_owner
 from .trials import Job, Outcome, trial_folder
 
-__all__ = ["Driver", "work_folder"]
+__all__ = ["MAX_RETRIES", "Driver"]
 
-_ATTEMPTS = 3
+MAX_RETRIES = 2
 """Of a training whose worker dies without an error: out of memory, or a crash that would come again."""
-
-
-def work_folder(store: Path) -> Path:
-    """Where the trainings of a store keep their checkpoints."""
-    return store.with_name(f"{store.name}.trials")
 
 
 @dataclass
@@ -40,6 +34,7 @@ class Driver:
     """Called after every change, and about once a second."""
     lease_s: float = 30.0
     poll_s: float = 1.0
+    max_retries: int = MAX_RETRIES
     owner: str = field(default_factory=new_owner)
     _leases: dict[tuple[int, int], Lease] = field(default_factory=dict)
     _renewed: float = 0.0
@@ -74,10 +69,6 @@ class Driver:
             self.executor.submit(self._job(lease))
         return bool(self._leases)
 
-    @property
-    def _folder(self) -> Path:
-        return work_folder(self.ledger.path.absolute())
-
     def _job(self, lease: Lease) -> Job:
         task = lease.task
         return Job(
@@ -88,7 +79,7 @@ class Driver:
             rung=task.rung,
             share=task.share,
             plan=self.ledger.plan_of(task.candidate),
-            folder=str(self._folder),
+            folder=str(self.ledger.folder),
             payload=self.payload,
         )
 
@@ -108,9 +99,9 @@ class Driver:
     def _record(self, outcome: Outcome) -> None:
         lease = self._leases.pop((outcome.task, outcome.token))
         if outcome.lost:
-            self.ledger.lose(lease, outcome.error or "its worker is gone", _ATTEMPTS)
+            self.ledger.lose(lease, outcome.error or "its worker is gone", self.max_retries + 1)
         elif outcome.value is None:
             self.ledger.fail(lease, outcome.error or "no value")
         elif self.ledger.finish(lease, outcome.value, outcome.seconds):
             task = lease.task
-            shutil.rmtree(trial_folder(self._folder, task.candidate, task.seed, task.rung), ignore_errors=True)
+            shutil.rmtree(trial_folder(self.ledger.folder, task.candidate, task.seed, task.rung), ignore_errors=True)

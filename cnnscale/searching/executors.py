@@ -1,7 +1,8 @@
-"""Where trainings run: a protocol of three functions.
+"""Where trainings run: a protocol of three functions and a number.
 
 The driver leases a task, submits it, waits, and writes what comes back into the ledger; an executor knows nothing of
-the ledger. Whatever can run a function in another process can be one.
+the ledger. Whatever can run a function in another process can be one. One whose workers cannot import what
+the driver's script defines may also have ``dumps``, which pickles models and training functions in its own way.
 """
 
 from __future__ import annotations

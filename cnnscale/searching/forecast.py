@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from cnnscale.batches import Batch
 from cnnscale.plans import Plan
 from cnnscale.scaling import apply
 
@@ -76,13 +77,13 @@ def _seconds_per_image(model: nn.Module, plan: Plan, batch_size: int, device: to
     """Of one training step, after a first one that allocates and chooses algorithms."""
     net = apply(model, plan).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters())
-    images = torch.randn(batch_size, *plan.input_size, device=device)
+    batch = Batch.of(plan.input_size, lambda size: torch.randn(batch_size, *size, device=device))
     start = 0.0
     for step in range(_STEPS + 1):
         if step == 1:
             start = _now(device)
         optimizer.zero_grad()
-        net(images).float().square().mean().backward()
+        batch.into(net).float().square().mean().backward()
         optimizer.step()
     return (_now(device) - start) / _STEPS / batch_size
 

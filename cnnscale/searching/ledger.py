@@ -166,6 +166,21 @@ class Ledger:
         described: dict[str, Any] = json.loads(row[0]) if row else {}
         return described
 
+    @property
+    def folder(self) -> Path:
+        """Where the trainings keep their checkpoints: beside the store, unless :meth:`keep_checkpoints_in` was told."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = 'folder'").fetchone()
+        path = self.path.absolute()
+        return Path(row[0]) if row else path.with_name(f"{path.name}.trials")
+
+    def keep_checkpoints_in(self, shared: str | Path) -> None:
+        """From now on in a folder of this store's own inside ``shared``; the same one however often this is called."""
+        parent = Path(shared).absolute()
+        with self._transaction():
+            if self.folder.parent != parent:
+                folder = parent / f"{self.path.name}-{uuid.uuid4().hex[:8]}"
+                self._db.execute("INSERT OR REPLACE INTO facts VALUES ('folder', ?)", (str(folder),))
+
     def add_candidates(self, candidates: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
         """(name, plan as JSON, other facts) of each candidate; those that are there stay as they are."""
         with self._transaction():

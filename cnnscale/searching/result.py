@@ -67,7 +67,7 @@ class SearchResult:
                 {
                     "name": member.name,
                     **asdict(member.multipliers),
-                    "input_size": list(member.plan.input_size),
+                    "input_size": member.plan.input_size,
                     "macs": member.plan.after.macs,
                     "growth": member.plan.growth,
                     **self.facts.get(member.name, {}),

@@ -19,17 +19,18 @@ from typing import Any
 from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
+from cnnscale.inputs import GivenSize
 from cnnscale.planning import Planner
 from cnnscale.reading import analyse
 from cnnscale.scaling import apply, plan
 from cnnscale.timing import Settings, time_model
 
 from .candidates import Candidates, LeftOut, find_candidates
-from .engine import Driver
+from .engine import MAX_RETRIES, Driver
 from .grid import Grid
 from .halving import Rung, keep_best, schedule
 from .ledger import Ledger
-from .pools import open_executor
+from .pools import dumps_of, open_executor
 from .result import SearchResult, complete, conclude, last_error
 from .trials import TrainFn, pack
 
@@ -65,7 +66,7 @@ def prepare(
     model: nn.Module | Callable[[], nn.Module],
     *,
     budget: float = 2.0,
-    input_size: tuple[int, ...] | None = None,
+    input_size: GivenSize | None = None,
     grid: Grid | None = None,
     seeds: int = 3,
     rungs: Sequence[float] = (0.5, 1.0),
@@ -94,7 +95,7 @@ def search(
     train_fn: TrainFn,
     *,
     budget: float = 2.0,
-    input_size: tuple[int, ...] | None = None,
+    input_size: GivenSize | None = None,
     grid: Grid | None = None,
     seeds: int = 3,
     rungs: Sequence[float] = (0.5, 1.0),
@@ -104,6 +105,8 @@ def search(
     store: str | Path = "runs/search.db",
     executor: Any = "local",
     workers: int | None = None,
+    max_retries: int = MAX_RETRIES,
+    checkpoints: str | Path | None = None,
     resume: bool = True,
     tolerance: float = 0.02,
     timing: Settings | None = None,
@@ -127,7 +130,8 @@ def search(
         train_fn: trains a net and returns what is to be maximised: ``train_fn(model, trial) -> float``, with a
             :class:`cnnscale.searching.trials.Trial`. Score on validation data, never on the test set.
         budget: MACs of the candidates, relative to the baseline's.
-        input_size: the baseline's input, (C, H, W); by default the model's own.
+        input_size: the baseline's input, (C, H, W), or its inputs as :func:`cnnscale.scale` takes them; by default
+            the model's own.
         grid: values of two bases; by default alpha and gamma around the paper's.
         seeds: trainings per candidate and rung, under seeds 0, 1, ...
         rungs: shares of the full schedule, rising to 1; each is a complete schedule of its own.
@@ -135,8 +139,12 @@ def search(
         latency_ms: candidates that take longer per batch, as measured on this machine, are left out.
         peak_memory_bytes: the same for memory.
         store: SQLite file of the search.
-        executor: ``local``, or an object with ``submit``, ``wait``, ``close`` and ``slots``.
-        workers: processes of the local executor.
+        executor: ``local``; ``ray`` or ``ray://HOST:PORT``; a pool of ``concurrent.futures`` or a function that makes
+            one; or an object with ``submit``, ``wait``, ``close`` and ``slots``
+            (:class:`cnnscale.searching.executors.Executor`).
+        workers: trainings at once; by default as many as the executor has places.
+        max_retries: how often a training is begun again whose worker died.
+        checkpoints: folder that all workers see, where they are on other machines; by default beside the store.
         resume: False refuses a store that is in use already.
         tolerance: allowed deviation of a candidate's MACs from the budget.
         timing: how latency is measured.
@@ -158,10 +166,12 @@ def search(
         tolerance=tolerance,
         **options,
     )
-    payload = pack(model, train_fn)
     limits = {"latency_ms": latency_ms, "peak_memory_bytes": peak_memory_bytes}
-    with closing(Ledger(store)) as ledger:
+    with closing(open_executor(executor, workers)) as runner, closing(Ledger(store)) as ledger:
+        payload = pack(model, train_fn, dumps_of(runner))
         ledger.describe(_description(ready, train_fn, limits), resume=resume)
+        if checkpoints is not None:
+            ledger.keep_checkpoints_in(checkpoints)
         measured = _measured(
             ready, ledger, timing or Settings(min_time_s=_MIN_TIME_S, time_limit_s=4 * _MIN_TIME_S, resident=False)
         )
@@ -169,8 +179,9 @@ def search(
         ledger.add_tasks([m.name for m in ready.candidates.members], range(seeds), 0, ready.rungs[0].share)
         driver = Driver(
             ledger,
-            open_executor(executor, workers),
+            runner,
             payload,
+            max_retries=max_retries,
             advance=lambda: _advance(ledger, ready),
             notify=lambda: watch(ledger),
         )

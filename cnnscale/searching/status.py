@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from .engine import work_folder
 from .halving import kept
 from .ledger import Ledger, Task
 from .trials import progress
@@ -117,7 +116,7 @@ def _left(
 
 def _fraction(ledger: Ledger, task: Task) -> float:
     """How much of a running training is over, as it last reported."""
-    step = progress(work_folder(ledger.path), task.candidate, task.seed, task.rung)
+    step = progress(ledger.folder, task.candidate, task.seed, task.rung)
     return step[0] / step[1] if step and step[1] else 0.0
 
 

@@ -14,8 +14,10 @@ import os
 import pickle
 import random
 import re
+import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +27,13 @@ import torch
 from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
+from cnnscale.inputs import InputSize
 from cnnscale.plans import Plan
 from cnnscale.scaling import apply
 
 __all__ = ["Job", "Outcome", "TrainFn", "Trial", "pack", "progress", "run_job", "trial_folder"]
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class TrainFn(Protocol):
@@ -46,8 +51,8 @@ class Trial:
     rung: int
     share: float
     """Of the full schedule. Train a complete, shorter schedule: a learning rate that has come down."""
-    input_size: tuple[int, ...]
-    """(C, H, W) of the images that this net is for."""
+    input_size: InputSize
+    """(C, H, W) of the images that this net is for; of several inputs as in :attr:`cnnscale.Plan.input_size`."""
     device: torch.device
     folder: Path
     token: int
@@ -103,18 +108,22 @@ class Outcome:
     lost: bool = False
 
 
-def pack(model: nn.Module | Callable[[], nn.Module], train_fn: TrainFn) -> bytes:
+def pack(
+    model: nn.Module | Callable[[], nn.Module],
+    train_fn: TrainFn,
+    dumps: Callable[[object], bytes] = pickle.dumps,
+) -> bytes:
     """The two as bytes for other processes.
 
     Raises:
         UsageError: one of them cannot be pickled: a lambda, a function inside a function, an open file.
     """
-    return pickle.dumps((_pickled(model, "the model"), _pickled(train_fn, "train_fn")))
+    return pickle.dumps((_pickled(model, "the model", dumps), _pickled(train_fn, "train_fn", dumps)))
 
 
-def _pickled(thing: object, what: str) -> bytes:
+def _pickled(thing: object, what: str, dumps: Callable[[object], bytes]) -> bytes:
     try:
-        return pickle.dumps(thing)
+        return dumps(thing)
     except Exception as error:  # pickling asks the objects themselves, which may raise anything
         raise UsageError(
             f"{what} cannot be sent to a worker process ({type(error).__name__}: {error}); define it at the top of a "
@@ -123,13 +132,17 @@ def _pickled(thing: object, what: str) -> bytes:
 
 
 def run_job(job: Job, device: str = "auto") -> Outcome:
-    """Build the candidate and train it; whatever is raised becomes the outcome's error."""
-    start = time.perf_counter()
-    try:
-        value = _train(job, device)
-    except Exception:  # the user's function may raise anything
-        return _outcome(job, start, error=traceback.format_exc())
-    return _outcome(job, start, value=value)
+    """Build the candidate and train it; whatever is raised becomes the outcome's error.
+
+    One at a time in a process, also where a pool has threads: seeds, and what tracing patches, are the process's.
+    """
+    with _ONE_AT_A_TIME:
+        start = time.perf_counter()
+        try:
+            value = _train(job, device)
+        except Exception:  # the user's function may raise anything
+            return _outcome(job, start, error=traceback.format_exc())
+        return _outcome(job, start, value=value)
 
 
 def _outcome(job: Job, start: float, **result: Any) -> Outcome:
@@ -180,8 +193,8 @@ def _token_of(path: Path) -> int:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the path, to the disk, then move it there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write beside the path, to the disk, then move it there; under a name of its own, also on a shared disk."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     write(beside)
     with beside.open("rb") as file:
         os.fsync(file.fileno())

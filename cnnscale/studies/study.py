@@ -16,10 +16,12 @@ from typing import Any, Literal
 from torch import nn
 
 from cnnscale.errors import SearchError, UsageError
+from cnnscale.formatting import size_text
+from cnnscale.inputs import InputSize
 from cnnscale.searching.candidates import net_of
-from cnnscale.searching.engine import Driver
+from cnnscale.searching.engine import MAX_RETRIES, Driver
 from cnnscale.searching.ledger import Ledger
-from cnnscale.searching.pools import open_executor
+from cnnscale.searching.pools import dumps_of, open_executor
 from cnnscale.searching.result import as_csv, complete, last_error
 from cnnscale.searching.search import Watch, identity
 from cnnscale.searching.statistics import rank
@@ -37,7 +39,7 @@ class Point:
 
     line: str
     level: float
-    input_size: tuple[int, ...]
+    input_size: InputSize
     macs: int
     growth: float
     """Of MACs, measured / baseline."""
@@ -93,7 +95,7 @@ class StudyResult:
         rows = []
         for point in self.points:
             shared = {k: v for k, v in vars(point).items() if k not in ("values", "mean", "spread")}
-            shared["input_size"] = "x".join(map(str, point.input_size))
+            shared["input_size"] = size_text(point.input_size)
             rows += [{**shared, "seed": seed, "value": value} for seed, value in point.values.items()]
         return as_csv(rows)
 
@@ -108,6 +110,8 @@ def run_study(
     store: str | Path = "runs/study.db",
     executor: Any = "local",
     workers: int | None = None,
+    max_retries: int = MAX_RETRIES,
+    checkpoints: str | Path | None = None,
     resume: bool = True,
     watch: Watch = lambda ledger: None,
     **options: Any,
@@ -121,8 +125,10 @@ def run_study(
         levels: instead of the paper's: multipliers, or for figure 8 growths of MACs.
         seeds: trainings per net, under seeds 0, 1, ...
         store: SQLite file of the study.
-        executor: as for :func:`cnnscale.search`, and so are the next three.
-        workers: processes of the local executor.
+        executor: as for :func:`cnnscale.search`, and so are the next five.
+        workers: trainings at once.
+        max_retries: how often a training is begun again whose worker died.
+        checkpoints: folder that all workers see.
         resume: False refuses a store that is in use already.
         watch: called with the ledger after every change.
         options: ``input_size``, ``divisor``, and what else :func:`cnnscale.plan` takes.
@@ -136,13 +142,16 @@ def run_study(
     baseline = model if isinstance(model, nn.Module) else model()
     variants = tuple(FIGURES[figure](baseline, levels, **options))
     nets = trained_once(variants)
-    with closing(Ledger(store)) as ledger:
+    with closing(open_executor(executor, workers)) as runner, closing(Ledger(store)) as ledger:
+        payload = pack(model, train_fn, dumps_of(runner))
         ledger.describe(_description(figure, nets, seeds, train_fn), resume=resume)
+        if checkpoints is not None:
+            ledger.keep_checkpoints_in(checkpoints)
         ledger.add_candidates(
             (name, variant.plan.to_json(), {"macs": variant.plan.after.macs}) for name, variant in nets.items()
         )
         ledger.add_tasks(list(nets), range(seeds), 0, 1.0)
-        Driver(ledger, open_executor(executor, workers), pack(model, train_fn), notify=lambda: watch(ledger)).run()
+        Driver(ledger, runner, payload, max_retries=max_retries, notify=lambda: watch(ledger)).run()
         return _result(figure, variants, nets, ledger)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from cnnscale.budgets import Measurement
+from cnnscale.inputs import InputSize
 
 from .memory import quiet_torch
 from .rounds import Contestant, run_rounds
@@ -20,7 +21,7 @@ from .workloads import Workload
 __all__ = ["DTYPES", "Settings", "time_model"]
 
 
-def time_model(model: nn.Module, input_size: tuple[int, ...], settings: Settings) -> Measurement:
+def time_model(model: nn.Module, input_size: InputSize, settings: Settings) -> Measurement:
     """Time one network, in the first mode and batch size of the settings; converts it to their dtype **in place**.
 
     Raises:

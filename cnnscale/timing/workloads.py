@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnscale.batches import Batch
+from cnnscale.inputs import InputSize, Size
+
 from .devices import Device, MemorySource, Step, is_out_of_memory
 from .rounds import OutOfMemoryError
 from .settings import DTYPES, Mode, Settings
@@ -16,7 +19,7 @@ __all__ = ["Workload"]
 
 
 class Workload:
-    """A network, a batch of random images and what is done with them.
+    """A network, a batch of random inputs and what is done with them.
 
     Converts the network to the settings' device, dtype and layout **in place**. A step of training is forward, backward
     and SGD with momentum at a learning rate of 0: the same arithmetic as any other, and weights that never overflow.
@@ -26,7 +29,7 @@ class Workload:
     """
 
     def __init__(
-        self, name: str, model: nn.Module, input_size: tuple[int, ...], batch: int, mode: Mode, settings: Settings
+        self, name: str, model: nn.Module, input_size: InputSize, batch: int, mode: Mode, settings: Settings
     ) -> None:
         self.name, self.batch, self.mode = name, batch, mode
         self.device: Device = settings.found_device
@@ -34,7 +37,7 @@ class Workload:
         self._size = input_size
         self._step: Step | None = None
         self._optimizer: torch.optim.Optimizer | None = None
-        self._images: Tensor | None = None
+        self._batch: Batch | None = None
 
     def times(self, runs: int) -> list[float]:
         """Seconds of each step of a row of them."""
@@ -63,24 +66,28 @@ class Workload:
             layout = torch.channels_last if settings.channels_last else torch.contiguous_format
             dtype = DTYPES[settings.dtype]
             model = self._model.train(self.mode == "train").to(device.where, dtype).to(memory_format=layout)
-            images = torch.randn(self.batch, *self._size, device=device.where, dtype=dtype)
-            self._images = images = images.to(memory_format=layout) if images.dim() == 4 else images
-            forward: Callable[[Tensor], Any] = model
+
+            def made(size: Size) -> Tensor:
+                images = torch.randn(self.batch, *size, device=device.where, dtype=dtype)
+                return images.to(memory_format=layout) if images.dim() == 4 else images
+
+            self._batch = batch = Batch.of(self._size, made)
+            forward: Callable[..., Any] = model
             if settings.compile_mode:
                 forward = torch.compile(model, mode=settings.compile_mode)
-            self._step = self._trained(forward, images) if self.mode == "train" else lambda: forward(images)
+            self._step = self._trained(forward, batch) if self.mode == "train" else lambda: batch.into(forward)
             if settings.cuda_graph and self.mode == "infer":
                 self._step = device.captured(self._step)
         self._model.train(self.mode == "train")  # the same network may be in several workloads
         return self._step
 
-    def _trained(self, forward: Callable[[Tensor], Any], images: Tensor) -> Step:
+    def _trained(self, forward: Callable[..., Any], batch: Batch) -> Step:
         parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
 
         def step() -> None:
             optimizer.zero_grad()
-            loss = torch.stack([output.float().square().mean() for output in _tensors(forward(images))]).sum()
+            loss = torch.stack([output.float().square().mean() for output in _tensors(batch.into(forward))]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
@@ -91,8 +98,8 @@ class Workload:
             yield tensor
             if tensor.grad is not None:
                 yield tensor.grad
-        if self._images is not None:
-            yield self._images
+        if self._batch is not None:
+            yield from self._batch.tensors
         for state in self._optimizer.state.values() if self._optimizer else ():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
