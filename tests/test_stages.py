@@ -302,3 +302,78 @@ def test_a_table_of_places_is_that_of_the_map_behind_the_stride():
     net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
     result = cnnscale.scale(net, depth=2, input_size=(3, 32, 32))
     assert [[tuple(block.table.shape) for block in result[i]] for i in (1, 2)] == [[(64,), (64,)], [(16,), (16,)]]
+
+
+class Reparametrised(nn.Module):
+    """Sums a norm of its input, where that has the shape of the output, with two convolutions."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.identity = nn.BatchNorm2d(inputs) if inputs == outputs and stride == 1 else None
+        self.wide, self.narrow = (nn.Conv2d(inputs, outputs, k, stride, k // 2, bias=False) for k in (3, 1))
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        y = self.wide(x) + self.narrow(x)
+        if self.identity is not None:
+            y = y + self.identity(x)
+        return self.norm(y).relu()
+
+
+class Repeated(nn.Module):
+    """A stem and stages of one class of block."""
+
+    def __init__(self, *depths, width=16):
+        super().__init__()
+        widths = [width * 2**i for i in range(len(depths) + 1)]
+        self.stem = Reparametrised(3, width, 2)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(*(Reparametrised(outputs if i else inputs, outputs, 1 if i else 2) for i in range(depth)))
+                for inputs, outputs, depth in zip(widths, widths[1:], depths, strict=False)
+            )
+        )
+        self.head = nn.Linear(widths[-1], 10)
+
+    def forward(self, x):
+        return self.head(self.stages(self.stem(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("options", [{"depth": 2}, {"depth": 3, "width": 1.5}])
+def test_a_copy_has_the_child_that_only_blocks_of_equal_shapes_have(options):
+    baseline = Repeated(1, 3, 1)
+    result = cnnscale.scale(baseline, input_size=(3, 32, 32), **options)
+    depth, width = options["depth"], result.stem.norm.num_features
+    by_hand = Repeated(depth, 3 * depth, depth, width=width)
+    assert result.scaling.form == "module"
+    assert type(result.stem) is Reparametrised  # that of the image is no stage
+    assert list(result.state_dict()) == list(by_hand.state_dict())
+    by_hand.load_state_dict(result.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(by_hand.eval()(image), result.eval()(image))
+
+
+def test_a_child_that_the_baseline_lacks_is_drawn_like_that_of_another_block():
+    baseline = Repeated(1, 3, 1)
+    for block in baseline.modules():
+        if isinstance(block, Reparametrised) and block.identity is not None:
+            nn.init.constant_(block.identity.weight, 0.25)
+    child = cnnscale.scale(baseline, depth=2, input_size=(3, 32, 32), seed=0).stages[0][1].identity
+    assert (child.num_features, child.weight.unique().tolist(), child.bias.unique().tolist()) == (32, [0.25], [0])
+
+
+def test_a_copy_with_a_child_that_the_baseline_lacks_starts_as_an_identity():
+    baseline = Repeated(1, 3, 1)
+    result = cnnscale.scale(baseline, depth=2, input_size=(3, 32, 32), weights="preserve", seed=0)
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(result.eval()(image), baseline.eval()(image))
+
+
+def test_a_stem_of_the_class_of_blocks_is_a_stage_where_these_stand_by_themselves_too():
+    class Flat(nn.Sequential):
+        pass
+
+    blocks = [Reparametrised(*sizes) for sizes in ((3, 16, 2), (16, 32, 2), (32, 32, 1))]
+    net = Flat(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    plan = cnnscale.plan(net, depth=2, input_size=(3, 32, 32))
+    assert [(stage.path, stage.new_repeats) for stage in plan.stages] == [("0", 2), ("1", 4)]
