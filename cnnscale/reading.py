@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -34,10 +34,11 @@ from .tracing import Trace, trace
 __all__ = ["analyse", "fingerprint"]
 
 
-def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = ()) -> Analysis:
+def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = (), *, deepen: bool = True) -> Analysis:
     """Analyse ``model`` for inputs of ``input_size``; the model is not touched.
 
-    Where layers pinned by ``pin`` meet others, blocks get the projection that their class has elsewhere.
+    Where layers pinned by ``pin`` meet others, blocks get the projection that their class has elsewhere. Without
+    ``deepen`` no stage is to get more blocks, and copies of those that change their shape are not made.
 
     Raises:
         ModelError, TraceError, UnsupportedOpError: the model does not run, trace, or contains an unknown operation.
@@ -53,9 +54,10 @@ def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = ()) ->
             f"{type(model).__name__} has no convolution, so there is nothing that width, depth and resolution "
             "could scale together; cnnscale scales convolutional networks"
         )
-    analysis = _with_copies(_Base(model), input_size)
+    base = _Base(model, deepen=deepen)
+    analysis = _with_copies(base, input_size)
     made = projections(analysis, pin) if pin else []
-    return _with_copies(_Base(model, tuple(made)), input_size) if made else analysis
+    return _with_copies(replace(base, projections=tuple(made)), input_size) if made else analysis
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class _Base:
 
     model: nn.Module
     projections: tuple[Projection, ...] = ()
+    deepen: bool = True
 
     def meta(self) -> nn.Module:
         module = meta_copy(self.model)
@@ -79,7 +82,9 @@ def _with_copies(base: _Base, input_size: InputSize) -> Analysis:
     traced = trace(base.meta(), input_size)
     sites = base.sites(traced)
     plain = _analysis(base, traced, sites)
-    return plain if all(site.can_repeat for site in sites) else _extended(base, plain, openings(plain))
+    if not base.deepen or all(site.can_repeat for site in sites):
+        return plain
+    return _extended(base, plain, openings(plain))
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -145,7 +150,7 @@ def _analysis(
     _walk_train_mode(ctx, traced, overrides)
     ctx.settle()
     origins, obstacles = origins or {}, obstacles or {}
-    stages = tuple(_stage(traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
+    stages = tuple(_stage(base, traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
     analysis = Analysis(base.model, traced, ctx, stages, origins, values, traced.input_size, base.projections)
     for site in sites:
         _tie_ends(analysis, site)
@@ -159,13 +164,18 @@ def _analysis(
 
 
 def _stage(
-    traced: Trace, site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]
+    base: _Base,
+    traced: Trace,
+    site: Site,
+    joined: Concatenation | None,
+    origins: dict[str, Origin],
+    obstacles: dict[str, str],
 ) -> Stage:
     made = sum(origins.get(block.path, Origin(block.path, 0)).copy for block in site.blocks)
     obstacle = ""
     if joined is not None:
         obstacle = joined.obstacle
-    elif not site.can_repeat:
+    elif not site.can_repeat and base.deepen:
         path = site.template.path
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
     elif _takes_more(traced, site.template):

@@ -377,3 +377,22 @@ def test_a_stem_of_the_class_of_blocks_is_a_stage_where_these_stand_by_themselve
     net = Flat(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
     plan = cnnscale.plan(net, depth=2, input_size=(3, 32, 32))
     assert [(stage.path, stage.new_repeats) for stage in plan.stages] == [("0", 2), ("1", 4)]
+
+
+def small_mobilenet():
+    return timm.create_model("mobilenetv2_050", num_classes=10)
+
+
+@pytest.mark.parametrize("make", [lambda: Repeated(1, 3, 1), small_mobilenet], ids=["own", "timm"])
+@pytest.mark.parametrize("width", [0.5, 1.5])
+def test_widths_are_the_same_whether_or_not_depth_could_move(make, width):
+    with torch.device("meta"):
+        baseline = make()
+    options = {"width": width, "input_size": (3, 32, 32)}
+    alone = cnnscale.scale(baseline, **options)
+    stage = alone.scaling.plan.stages[-1].path
+    both = cnnscale.scale(baseline, depth={f"^{stage}$": 1}, **options)
+    assert [(n, t.shape) for n, t in alone.state_dict().items()] == [(n, t.shape) for n, t in both.state_dict().items()]
+    assert alone.scaling.plan.after == both.scaling.plan.after
+    assert alone.scaling.plan.stages == both.scaling.plan.stages
+    assert not [width.name for width in alone.scaling.plan.widths if "copy" in width.name]
