@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import fx, nn
@@ -145,3 +146,15 @@ class Analysis:
         for s, b, block in self.blocks():
             for call in block.calls:
                 yield s, b, call
+
+    @cached_property
+    def owners(self) -> dict[fx.Node, tuple[int, Block]]:
+        """Node -> (stage number, the call of a block that it belongs to)."""
+        return {node: (s, b) for s, _, b in self.block_calls() for node in self.trace.nodes[b.start : b.stop]}
+
+    def is_copied(self, node: fx.Node, number: int) -> bool:
+        """Whether copy ``number`` of a node belongs to a block that the baseline does not have."""
+        if number or node not in self.owners:
+            return number > 0
+        _, block = self.owners[node]
+        return self.origins.get(block.path, Origin("", 0)).copy > 0

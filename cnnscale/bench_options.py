@@ -109,6 +109,7 @@ class Outputs:
         str | None, _write("Tables in markdown; alone: on stdout.", "--markdown", metavar="[=FILE]")
     ] = None
     html: Annotated[Path | None, _write("A page that works offline.", "--html", metavar="FILE.html")] = None
+    plot: Annotated[Path | None, _write("Pictures there, as PNG and SVG.", "--plot", metavar="DIR")] = None
 
     @property
     def on_stdout(self) -> str | None:
@@ -129,6 +130,7 @@ class Outputs:
             CnnScaleError: a path cannot be written.
         """
         from .benchmarking.results import check_writable
+        from .plotting import check_folder
 
         if self.resume and self.out is None:
             raise UsageError("--resume continues a file of results: name it with --out")
@@ -139,3 +141,5 @@ class Outputs:
                 check_writable(where)
         if self.html is not None:
             check_writable(self.html)
+        if self.plot is not None:
+            check_folder(self.plot)

@@ -160,8 +160,9 @@ def plan(
 ) -> None:
     """Show how a model would be scaled. Builds nothing."""
     from . import scaling
-    from .drawing import check_picture, save_family
+    from .drawing import save_family
     from .loading import load
+    from .plotting import check_picture
 
     if plot is not None:
         check_picture(plot)
@@ -283,6 +284,7 @@ def bench(
     """Time the baseline and scaled variants in turn. Each is verified first; one that fails is not timed."""
     from .benchmarking.exports import exported
     from .benchmarking.page import page
+    from .benchmarking.plots import save_plots
     from .benchmarking.recording import recorded
     from .benchmarking.regressions import against
     from .benchmarking.results import Store, read_results
@@ -313,6 +315,8 @@ def bench(
     if outputs.html is not None:
         outputs.html.write_text(page(report, comparison), encoding="utf-8")
         note(f"wrote {outputs.html}")
+    if outputs.plot is not None:
+        note(f"wrote {len(save_plots(report, outputs.plot))} pictures into {outputs.plot}")
     if report.interrupted:
         raise KeyboardInterrupt
     if not report.ok or (comparison and not comparison.ok):

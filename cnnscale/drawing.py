@@ -13,20 +13,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from .errors import CnnScaleError, UsageError
+from .errors import UsageError
 from .formatting import quantity, size_text
 from .inputs import Inputs, InputSize
 from .plans import Cost, Plan
+from .plotting import COLOURS, FAINT, check_picture, need_matplotlib, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "Box", "boxes_of", "check_picture", "family_figure", "save_family"]
-
-SUFFIXES: Final = (".png", ".svg", ".pdf")
+__all__ = ["Box", "boxes_of", "family_figure", "save_family"]
 
 # Inches, and points for text: 8 inches are about as wide as the text of a README or of a page.
 _WIDTH, _MARGIN = 8.0, 0.15
@@ -38,13 +37,13 @@ _TEXT, _SMALL = 9.0, 7.5
 _GAP, _LINE = 0.07, 0.17
 _GLYPH = 0.62  # em; the mean width of DejaVu Sans' digits and letters
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; markers and dashes say it once more.
 _COSTS_DRAWN = (
-    ("macs", "MACs", "#0072B2", "o"),
-    ("params", "params", "#D55E00", "s"),
-    ("activations", "activations", "#009E73", "^"),
+    ("macs", "MACs", COLOURS[0], "o"),
+    ("params", "params", COLOURS[1], "s"),
+    ("activations", "activations", COLOURS[2], "^"),
 )
-_INK, _FAINT, _PLAIN = "#222222", "#767676", "#6BAED6"
+"""Markers and dashes say again what colours say."""
+_INK, _PLAIN = "#222222", "#6BAED6"
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,6 @@ class _Scale:
     gap: float
 
 
-def check_picture(path: str | Path) -> None:
-    """Make sure that a picture can be made and has a known format, before any work is done.
-
-    Raises:
-        UsageError: the suffix is none of :data:`SUFFIXES`.
-        CnnScaleError: matplotlib is not installed, or the folder does not exist.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"cannot draw {path}: the file's suffix must be one of {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise CnnScaleError(f"cannot write {path}: there is no folder {path.parent}")
-    _need_matplotlib()
-
-
 def save_family(plans: Sequence[Plan], path: str | Path) -> None:
     """Draw plans of one model (:func:`family_figure`) and write the picture in the format that the suffix names.
 
@@ -117,16 +101,7 @@ def save_family(plans: Sequence[Plan], path: str | Path) -> None:
         CnnScaleError: matplotlib is not installed, or the file cannot be written.
     """
     check_picture(path)
-    import matplotlib as mpl
-
-    kind = Path(path).suffix.lower()[1:]
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    figure = family_figure(plans)
-    try:
-        with mpl.rc_context({"svg.hashsalt": "cnnscale"}):
-            figure.savefig(path, format=kind, dpi=150, metadata=undated)
-    except OSError as error:
-        raise CnnScaleError(f"cannot write {path}: {error.strerror or error}") from error
+    save(family_figure(plans), path)
 
 
 def family_figure(plans: Sequence[Plan]) -> Figure:
@@ -138,7 +113,7 @@ def family_figure(plans: Sequence[Plan]) -> Figure:
         UsageError: the plans are none, or were not all made for one baseline at one input size.
         CnnScaleError: matplotlib is not installed.
     """
-    _need_matplotlib()
+    need_matplotlib()
     from matplotlib.figure import Figure
 
     nets = _nets(plans)
@@ -159,13 +134,6 @@ def family_figure(plans: Sequence[Plan]) -> Figure:
     )
     _draw_growth(chart, nets, plans[0].before)
     return figure
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise CnnScaleError("pictures need matplotlib: pip install 'cnnscale[plot]'") from error
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------------
@@ -269,19 +237,19 @@ def _draw_head(sheet: Axes, model: str, nets: Sequence[_Net], height: float) -> 
     shades = _shades(nets)
     words = "Stages: length = blocks, height = channels"
     for x, text in ((_INPUTS, "Input"), (_NET, words), (_COSTS, "Cost of one image")):
-        _write(sheet, x, line, text, size=_SMALL, color=_FAINT)
+        _write(sheet, x, line, text, size=_SMALL, color=FAINT)
     if not shades:
         return
     from matplotlib.patches import Rectangle
 
     x, sides = _NET, sorted(shades, reverse=True)
-    _write(sheet, x, line - 0.19, f"feature map {sides[0]:.0f} px", size=_SMALL, color=_FAINT)
+    _write(sheet, x, line - 0.19, f"feature map {sides[0]:.0f} px", size=_SMALL, color=FAINT)
     x += 1.18
     for side in sides:
         step = 1.2 / len(sides)
         sheet.add_patch(Rectangle((x, line - 0.2), step, 0.11, facecolor=shades[side], linewidth=0))
         x += step
-    _write(sheet, x + 0.06, line - 0.19, f"{sides[-1]:.0f} px", size=_SMALL, color=_FAINT)
+    _write(sheet, x + 0.06, line - 0.19, f"{sides[-1]:.0f} px", size=_SMALL, color=FAINT)
 
 
 def _draw_net(sheet: Axes, row: int, net: _Net, scale: _Scale, floor: float, shades: dict[float, str]) -> None:
@@ -289,9 +257,9 @@ def _draw_net(sheet: Axes, row: int, net: _Net, scale: _Scale, floor: float, sha
 
     size = _TEXT if _fits(net.name, 1.1 * _TEXT, _INPUTS - _NAMES) else _SMALL  # bold is wider
     _write(sheet, _NAMES, floor + 0.2, net.name, size=size, weight="bold")
-    _write(sheet, _NAMES, floor + 0.02, size_text(net.input_size).replace("x", "×") + " px", size=_SMALL, color=_FAINT)
+    _write(sheet, _NAMES, floor + 0.02, size_text(net.input_size).replace("x", "×") + " px", size=_SMALL, color=FAINT)
     tall, wide = net.sides[0], net.sides[-1]
-    square = Rectangle((_INPUTS, floor), wide * scale.pixel, tall * scale.pixel, facecolor="#F2F2F2", edgecolor=_FAINT)
+    square = Rectangle((_INPUTS, floor), wide * scale.pixel, tall * scale.pixel, facecolor="#F2F2F2", edgecolor=FAINT)
     square.set(linewidth=0.8, gid=f"input {row}")
     sheet.add_patch(square)
     x = _NET
@@ -313,7 +281,7 @@ def _draw_net(sheet: Axes, row: int, net: _Net, scale: _Scale, floor: float, sha
         for middle, y, text, va in labels:
             _write(sheet, middle, y, text, size=_SMALL, ha="center", va=va)
     if not net.boxes:
-        _write(sheet, _NET, floor + 0.1, "no block repeats: there is no depth to draw", size=_SMALL, color=_FAINT)
+        _write(sheet, _NET, floor + 0.1, "no block repeats: there is no depth to draw", size=_SMALL, color=FAINT)
     for line, (name, label, colour, _) in enumerate(reversed(_COSTS_DRAWN)):
         text = f"{quantity(getattr(net.cost, name))} {label}"
         _write(sheet, _COSTS, floor + 0.02 + _LINE * line, text, size=_SMALL, color=colour)

@@ -118,11 +118,6 @@ class _Walk:
         real = (name for name in self.old if not self._origin(name).copy)
         self.by_source = {self._in_baseline(name): self.old[name] for name in real}
         self.names = {id(tensor): name for name, tensor in reversed(self.new.items())}
-        self.owners = {
-            node: (s, call)
-            for s, _, call in self.analysis.block_calls()
-            for node in trace.nodes[call.start : call.stop]
-        }
         self.goals: dict[Block, dict[fx.Node, Goal] | Obstacle] = {}
         for s, b, block in self.analysis.block_calls():
             if not multiplicity(self.analysis.stages[s], b, self.aligned.repeats[s]):
@@ -140,19 +135,12 @@ class _Walk:
         if not has_tensors(node.meta.get("val")):
             return None
         try:
-            if self._is_copied(source, number):
+            if self.analysis.is_copied(source, number):
                 return self._copied(node, source)
             return self._original(node, source)
         except Obstacle as obstacle:
             self.notes.append(f"{describe(obstacle.node)}: {obstacle.why}")
             return self._guessed(node, source)
-
-    def _is_copied(self, source: fx.Node, number: int) -> bool:
-        """Whether a node belongs to a block that the baseline does not have."""
-        if number or source not in self.owners:
-            return number > 0
-        _, block = self.owners[source]
-        return self.analysis.origins.get(block.path, Origin("", 0)).copy > 0
 
     def _original(self, node: fx.Node, source: fx.Node) -> Value:
         if is_sum(node) and not is_sum(source):
@@ -231,7 +219,7 @@ class _Walk:
         outputs = old.shape[1] * like.groups if like.transposed else old.shape[0]
         new_outputs = weight.shape[1] * layer.groups if layer.transposed else weight.shape[0]
         columns, group = self._columns(node, inputs, count, layer, like)
-        rows = self._rows(like, outputs, new_outputs, group)
+        rows = self._rows(source, like, outputs, new_outputs, group)
         self._note(
             layer.tensors["weight"],
             Mixed(self._in_baseline(like.tensors["weight"]), rows, columns, layer.transposed, like.groups),
@@ -266,15 +254,17 @@ class _Walk:
         on, which = self.samples.silent.get(self.samples.source(node), (axis, torch.zeros(count, dtype=torch.bool)))
         return which if on == axis else torch.zeros(count, dtype=torch.bool)
 
-    def _rows(self, like: Weighted, outputs: int, new_outputs: int, group: Tensor) -> Tensor:
-        """The outputs in the order of their width; where that leaves a group, in order within each group."""
+    def _rows(self, source: fx.Node, like: Weighted, outputs: int, new_outputs: int, group: Tensor) -> Tensor:
+        """The outputs in the layer's own order or that of their width; where that leaves a group, in order within each
+        group."""
         dims = self._dims(like.tensors["weight"])
-        order = self.orders.of(dims[1] * like.groups if like.transposed else dims[0])
+        width = dims[1] * like.groups if like.transposed else dims[0]
+        order = self.orders.own[source] if source in self.orders.own else self.orders.of(width)
         size, new_size = outputs // like.groups, new_outputs // len(group)
         within = spread(size, new_size) if new_size >= size else torch.arange(new_size)
         rows = order if len(order) == new_outputs else spread(outputs, new_outputs)
-        fits = torch.div(rows, size, rounding_mode="floor").equal(group.repeat_interleave(new_size))
-        return rows if fits else (group[:, None] * size + within).flatten()
+        apart = torch.div(rows, size, rounding_mode="floor") != group.repeat_interleave(new_size)
+        return rows if not (apart & (rows != NEW)).any() else (group[:, None] * size + within).flatten()
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
@@ -393,7 +383,7 @@ class _Walk:
                 self._note(name, Filled(0.0))
             return Other.ZERO
         value = self._carried(node, layer)
-        if isinstance(value, Channels) and self._is_copied(source, 0):
+        if isinstance(value, Channels) and self.analysis.is_copied(source, 0):
             self.samples.instead.setdefault(source, value.of)
         return value
 
@@ -403,7 +393,7 @@ class _Walk:
         Raises:
             Obstacle: the block cannot hand on its input.
         """
-        s, block = self.owners[source]
+        s, block = self.analysis.owners[source]
         stage = self.analysis.stages[s]
         if block not in self.goals:
             try:
@@ -472,7 +462,7 @@ class _Walk:
         if isinstance(node.meta["val"], (tuple, list)):
             return tuple(Other.FREE for _ in node.meta["val"])
         layer, like = weighted(node, self.aligned.trace.modules), weighted(source, self.analysis.trace.modules)
-        if layer is not None and like is not None and not self._is_copied(*self.aligned.sources[node]):
+        if layer is not None and like is not None and not self.analysis.is_copied(*self.aligned.sources[node]):
             for role, name in layer.tensors.items():
                 self._guess(name, like.tensors[role], layer.groups)
         value = self.analysis.values.get(source)

@@ -18,6 +18,7 @@ from .analysis import Analysis
 from .comparison import assign, compare, tensors_of
 from .errors import PreserveError, RewriteError
 from .following import Followed, follow_channels
+from .itineraries import orders_by_way
 from .orders import Orders
 from .parting import first_parting
 from .recipes import Delta, Filled, Recipe, Shares, made
@@ -100,8 +101,13 @@ def follow(
                 f"{error}; a function is preserved at one input size: keep the resolution (depth=, width=)"
             ) from error
         aligned = align(rebuilt, analysis, repeats, values, own_size=True)
-    orders = Orders(analysis, aligned.values, _Norms(model, analysis).largest)
-    return aligned, follow_channels(analysis, aligned, orders)
+    kept = _Norms(model, analysis).largest
+    found = follow_channels(analysis, aligned, Orders(analysis, aligned.values, kept))
+    own = orders_by_way(analysis, aligned) if found.notes else {}
+    if own:
+        other = follow_channels(analysis, aligned, Orders(analysis, aligned.values, kept, own))
+        found = other if len(other.notes) < len(found.notes) else found
+    return aligned, found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ unequal ones, it is the concatenation of their orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -45,6 +45,8 @@ class Orders:
     values: Values
     kept: Kept
     """Which channels stay where a width shrinks."""
+    own: Mapping[fx.Node, Tensor] = field(default_factory=dict)
+    """Layers whose outputs have another order than that of their width."""
     _known: dict[Poly, Tensor] = field(default_factory=dict)
 
     def of(self, dim: Poly) -> Tensor:

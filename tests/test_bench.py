@@ -252,6 +252,24 @@ class TestOutOfMemory:
         ]
         assert "phi 1 ran out of memory" in report.notes[0]
 
+    def test_a_batch_size_is_measured_once(self):
+        """Whether a larger one comes down to it before or after."""
+        for sizes in ((16, 4), (4, 16)):
+            made = [variant(0), variant(1, lambda: scaled(Hungry(4), 1))]
+            report = compare(made, dataclasses.replace(FAST, batch_sizes=sizes))
+            assert [(row.name, row.batch_size) for row in report.rows] == [("phi 0", 4), ("phi 1", 4)]
+            assert len(report.notes) == 2
+
+    def test_of_a_long_message_the_beginning_is_told(self):
+        class Long(Net):
+            def forward(self, x):
+                told = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.80 GiB."
+                raise torch.cuda.OutOfMemoryError(told)
+
+        report = compare([variant(0), variant(1, lambda: scaled(Long(), 1))], FAST)
+        problem = report.rows[1].problem
+        assert problem == "out of memory even at batch 1: CUDA out of memory. Tried to allocate 20.00 GiB"
+
     def test_what_never_fits_is_a_problem_of_its_own(self):
         settings = dataclasses.replace(FAST, batch_sizes=(2,))
         report = compare([variant(0), variant(1, lambda: scaled(Hungry(0), 1))], settings)
@@ -334,6 +352,24 @@ class TestWorkload:
         assert net.conv.weight.grad.abs().sum() > 0
         assert torch.equal(net.conv.weight, before)
 
+    def test_a_network_that_was_converted_to_infer_can_be_trained(self):
+        """Tensors made in inference mode cannot."""
+        net, half = Net(), dataclasses.replace(FAST, dtype="bf16", channels_last=True)
+        for mode in ("infer", "train", "infer"):
+            assert Workload("net", net, SIZE, 2, mode, half).times(1)
+
+    def test_what_does_not_compile_says_so(self, monkeypatch):
+        def compiled(model, mode):
+            def fails(*inputs):
+                raise RuntimeError("no lowering for it\nand a long log")
+
+            return fails
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        report = compare([variant(0)], dataclasses.replace(FAST, compile_mode="default"))
+        problem = report.rows[0].problem
+        assert problem == "with torch.compile the first run fails: RuntimeError: no lowering for it"
+
     def test_training_takes_outputs_of_any_kind(self):
         class Several(Net):
             def forward(self, x):
@@ -344,7 +380,8 @@ class TestWorkload:
 
     def test_training_holds_gradients_and_momentum(self):
         net = nn.Conv2d(64, 64, 3)
-        infer, train = (Workload("net", net, (64, 8, 8), 1, mode, FAST) for mode in ("infer", "train"))
+        counted = dataclasses.replace(FAST, resident=False)  # the system's count has the libraries' first pages in it
+        infer, train = (Workload("net", net, (64, 8, 8), 1, mode, counted) for mode in ("infer", "train"))
         infer.times(1)
         held = infer.peak_memory()[0]
         train.times(1)
@@ -399,9 +436,8 @@ class TestMemory:
 
     def test_half_precision_takes_half(self):
         def peak(dtype: str) -> int:
-            load = Workload(
-                "net", nn.Conv2d(3, 64, 3), (3, 256, 256), 4, "infer", dataclasses.replace(FAST, dtype=dtype)
-            )
+            counted = dataclasses.replace(FAST, dtype=dtype, resident=False)  # without the scratch memory of libraries
+            load = Workload("net", nn.Conv2d(3, 64, 3), (3, 256, 256), 4, "infer", counted)
             load.times(1)
             return load.peak_memory()[0]
 
@@ -409,8 +445,10 @@ class TestMemory:
 
     def test_measuring_writes_nothing_and_leaves_the_environment_as_it_was(self):
         code = (
-            "import os, torch; from cnnscale.benchmarking import Settings, benchmark; before = dict(os.environ);"
+            "import os, torch; from cnnscale.benchmarking import Settings, benchmark;"
             "from cnnscale.timing.memory import counted_growth;"
+            "os.environ.setdefault('CUDA_MODULE_LOADING', 'LAZY');"  # torch's own, where there is a GPU
+            "before = dict(os.environ);"
             "counted_growth(lambda: torch.zeros(9)); assert os.environ == before;"
             "net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU());"
             "report = benchmark(net, [0], settings=Settings(device='cpu', time_limit_s=0.1), input_size=(3, 8, 8));"

@@ -163,6 +163,15 @@ class TestRounds:
         rounds = run_rounds([machine.contestant("slow", 60.0)], Limits(time_limit_s=1), clock=machine.clock)
         assert rounds.count == 10
 
+    def test_first_runs_take_none_of_it(self):
+        """Else two networks that compile for a minute each leave a time limit of a minute nothing to measure in."""
+        machine = Machine(0, spread=0.001)
+        pair = [machine.contestant("a", first=(60.0,)), machine.contestant("b", 0.2, first=(70.0,))]
+        rounds = run_rounds(pair, Limits(time_limit_s=20), clock=machine.clock)
+        assert rounds.stopped == "precise"
+        assert not rounds.cold
+        assert 130 < machine.now < 150
+
     def test_every_contestant_has_every_place(self):
         order: list[str] = []
 

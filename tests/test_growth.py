@@ -81,6 +81,32 @@ def test_a_shuffle_is_followed():
     preserved(filled(spec_of(StageSpec("split", 16, 2, groups=2, cut="sizes"))), width=2.0)
 
 
+@pytest.mark.parametrize(("width", "blocks"), [(20, 4), (24, 5), (12, 6)])
+@pytest.mark.parametrize("way", [{"width": 1.5}, {"width": 2.0}, {"phi": 1}])
+def test_copies_go_the_ways_of_their_channels(width, blocks, way):
+    """Half of the channels pass a unit, again and again; a half of 6 or 10 channels has no half of a half."""
+    preserved(filled(spec_of(StageSpec("split", width, blocks, groups=2, cut="chunk"))), **way)
+
+
+def test_fewer_ways_than_channels_are_refused():
+    """Cut in two seven times, 36 channels leave some way with more channels of the baseline than of the scaled one."""
+    baseline = filled(spec_of(StageSpec("split", 36, 8, groups=2, cut="chunk")))
+    with pytest.raises(cnnscale.PreserveError, match=r"chunk.*stages\.0"):
+        cnnscale.scale(baseline, width=2.0, input_size=SIZE, weights="preserve")
+
+
+def test_large_numbers_are_not_taken_for_channels():
+    """A response norm divides by a mean over all channels."""
+
+    class Response(nn.Module):
+        def forward(self, x):
+            return x * 1e18 / x.mean(1, keepdim=True)
+
+    layers = [nn.Conv2d(3, 8, 3), Response(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    with pytest.raises(cnnscale.PreserveError, match="truediv"):
+        cnnscale.scale(nn.Sequential(*layers), width=1.5, divisor=1, input_size=SIZE, weights="preserve")
+
+
 @pytest.mark.parametrize("extra", ["twice", "tied"])
 def test_a_layer_called_twice_has_one_weight(extra):
     preserved(filled(spec_of(BLOCKS["residual"], extra=extra)), width=1.5)
@@ -360,3 +386,29 @@ def test_state_follows_a_part_of_a_network():
     optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
     moved = cnnscale.transfer_optimizer(optimizer, whole, result)
     assert len(moved.param_groups[0]["params"]) == len(list(result.parameters()))
+
+
+@pytest.fixture
+def tf32_allowed():
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    conv.fp32_precision = "tf32"
+    yield conv
+    conv.fp32_precision = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="the switch that is looked at is of torch 2.9")
+def test_single_precision_is_not_measured_in_tf32(tf32_allowed):
+    """On CUDA the user may have allowed it; growth would be called inexact for nothing."""
+    seen = set()
+
+    class Spy(nn.Sequential):
+        def forward(self, x):
+            if x.dtype == torch.float32:
+                seen.add(tf32_allowed.fp32_precision)
+            return super().forward(x)
+
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    cnnscale.scale(Spy(*layers), width=2.0, input_size=SIZE, weights="preserve")
+    assert "ieee" in seen
+    assert tf32_allowed.fp32_precision == "tf32"

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -87,13 +87,16 @@ def compare(
         entries = _built(variants, tick, settings.time_limit_s * len(jobs))
         found.plans |= {entry.row.name: entry.built.plan for entry in entries if entry.built and entry.built.plan}
         for number, job in enumerate(jobs):
+            done = {row.batch_size for row in found.rows if row.mode == job.mode and row.timing}
+            if job.batch_size in done:  # a larger one came down to it
+                continue
             rest_s = settings.time_limit_s * (len(jobs) - number - 1)
             rows: Sequence[Row] = [replace(entry.row, mode=job.mode) for entry in entries]
             earlier = known(job, rows)
             if earlier is None:
-                rows = _measured(entries, job, settings, found, _later(tick, rest_s))
-                rows, _ = judged(rows, settings)
-                on_rows(job, rows, not found.interrupted)
+                rows, _ = judged(_measured(entries, job, done, settings, found, _later(tick, rest_s)), settings)
+                if rows:
+                    on_rows(job, rows, not found.interrupted)
             found.rows += rows if earlier is None else earlier
             if found.interrupted:
                 break
@@ -195,8 +198,10 @@ def _broken(row: Row, error: Exception) -> Row:
 # --- timing -------------------------------------------------------------------------------------------------------
 
 
-def _measured(entries: Sequence[_Entry], job: Job, settings: Settings, found: _Results, tick: Tick) -> list[Row]:
-    """One comparison; on the way down through batch sizes until all variants fit."""
+def _measured(
+    entries: Sequence[_Entry], job: Job, done: Container[int], settings: Settings, found: _Results, tick: Tick
+) -> list[Row]:
+    """One comparison; on the way down through batch sizes until all variants fit, or to one that is ``done``."""
     session = uuid.uuid4().hex[:12]
     rows = {e.row.name: replace(e.row, mode=job.mode, batch_size=job.batch_size, session=session) for e in entries}
     running = {e.row.name: e.built for e in entries if e.built and (e.built.verified or settings.unverified)}
@@ -212,6 +217,8 @@ def _measured(entries: Sequence[_Entry], job: Job, settings: Settings, found: _R
                 continue
             found.notes.append(f"batch {batch} -> {batch // 2} for all rows: {error.name} ran out of memory ({error})")
             batch //= 2
+            if batch in done:
+                return []
             gc.collect()
             continue
         return [replace(timings.get(name, row), batch_size=batch) for name, row in rows.items()]

@@ -17,6 +17,7 @@ from cnnscale.formatting import fixed_point, quantity, size_text
 from cnnscale.inputs import Inputs
 from cnnscale.plans import Plan
 
+from .charted import latencies, memories, throughputs
 from .records import Row
 
 __all__ = ["element", "latency_chart", "memory_chart", "nets_drawing", "throughput_chart"]
@@ -25,8 +26,6 @@ _WIDTH: Final = 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 34.0
 _LINE: Final = 15.0  # height of a line of text
 _BAR: Final = 14.0
-_QUANTILES: Final = (1, 5, 10, 15, 19)
-"""Of those that a row keeps, from 0 to 100 % in steps of 5: 5, 25, 50, 75 and 95 %."""
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
@@ -39,11 +38,7 @@ def element(name: str, *children: str, **attributes: object) -> str:
 
 def throughput_chart(rows: Sequence[Row]) -> str:
     """Images per second against MACs, both in doublings; the broken line is what the first row's GMAC/s would give."""
-    points = [
-        (row.cost.macs / 1e9, row.timing.images_per_s, number)
-        for number, row in enumerate(rows, 1)
-        if row.cost and row.timing and row.cost.macs
-    ]
+    points = [(p.gmacs, p.images_per_s, p.number) for p in throughputs(rows)]
     if not points:
         return ""
     height = 250.0
@@ -60,15 +55,14 @@ def throughput_chart(rows: Sequence[Row]) -> str:
 
 def latency_chart(rows: Sequence[Row]) -> str:
     """Of each row's single steps: the median, the middle half as a box, and 5 to 95 % as a line."""
-    timed = [(number, row, row.timing) for number, row in enumerate(rows, 1) if row.timing]
-    if not timed:
+    found = latencies(rows)
+    if not found:
         return ""
-    found = [[timing.quantiles_ms[min(i, len(timing.quantiles_ms) - 1)] for i in _QUANTILES] for _, _, timing in timed]
-    scale = _Linear(max(values[-1] for values in found), _LEFT / 2, _WIDTH - _RIGHT)
+    scale = _Linear(max(latency.ms[-1] for latency in found), _LEFT / 2, _WIDTH - _RIGHT)
     parts: list[str] = []
     y = _TOP
-    for (number, row, _), (low, early, middle, late, high) in zip(timed, found, strict=True):
-        parts.append(_label(number, f"{row.name}: {fixed_point(middle)} ms", y))
+    for number, name, (low, early, middle, late, high) in found:
+        parts.append(_label(number, f"{name}: {fixed_point(middle)} ms", y))
         y += _LINE
         centre = y + _BAR / 2
         parts.append(_line(scale(low), centre, scale(high), centre, "whisker"))
@@ -82,11 +76,7 @@ def latency_chart(rows: Sequence[Row]) -> str:
 
 def memory_chart(rows: Sequence[Row]) -> str:
     """Peak memory, a bar per row."""
-    peaks = [
-        (number, row.name, row.timing.peak_memory_bytes)
-        for number, row in enumerate(rows, 1)
-        if row.timing and row.timing.peak_memory_bytes
-    ]
+    peaks = memories(rows)
     if not peaks:
         return ""
     scale = _Linear(max(peak for *_, peak in peaks), _LEFT / 2, _WIDTH - _RIGHT)

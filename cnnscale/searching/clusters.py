@@ -62,7 +62,7 @@ class RayExecutor:
         gpus = float(any(node.get("GPU", 0) for node in self._nodes())) if num_gpus is None else num_gpus
         self._needs = {name: need for name, need in (("CPU", num_cpus), ("GPU", gpus)) if need}
         self._device = "cuda" if gpus else "cpu"
-        self._task = ray.remote(run_job).options(num_cpus=num_cpus, num_gpus=gpus, max_retries=0)
+        self._task = self._ray.remote(run_job).options(num_cpus=num_cpus, num_gpus=gpus, max_retries=0)
 
     def _connect(self, address: str | None) -> None:
         try:

@@ -10,6 +10,7 @@ each took, and the clock is an argument. Same seed, same order.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ class Limits:
     min_time_s: float = 1.0
     """Seconds of measurement per contestant, at least."""
     time_limit_s: float = 60.0
-    """Seconds for all of it, warm-up included. Passed only by the round in which it ends, and by the least rounds."""
+    """Seconds for all of it, warm-up included, after a first run of each. Passed only by the round in which it ends and
+    by the least rounds."""
     least_rounds: int = 10
     slice_s: float = 0.1
     """Seconds that one contestant's turn takes: fewer where the least rounds would take more than half of the time
@@ -96,19 +98,25 @@ def run_rounds(
 ) -> Rounds:
     """Time the contestants, the first of which is the baseline.
 
-    One that raises is left out from then on (``failed``). Ctrl-C ends the rounds and keeps the whole ones.
+    The first run of each, which may compile for minutes, counts for nothing: time starts after it. One that raises is
+    left out from then on (``failed``). Ctrl-C ends the rounds and keeps the whole ones.
 
     Raises:
         OutOfMemoryError: from a contestant.
     """
     fitting_s = 0.5 * limits.time_limit_s / (limits.least_rounds * max(1, len(contestants)))
     limits = replace(limits, slice_s=min(limits.slice_s, fitting_s))
-    result, start = Rounds(), clock()
+    result, start = Rounds(), math.inf
 
     def left() -> float:
-        return limits.time_limit_s - (clock() - start)
+        return limits.time_limit_s - max(0.0, clock() - start)
 
     try:
+        for contestant in contestants:
+            tick(f"first run of {contestant.name}", left())
+            _attempt(contestant, partial(contestant.times, 1), result)
+        start = clock()
+        contestants = [each for each in contestants if each.name not in result.failed]
         turns = _warmed_up(contestants, limits, result, clock, lambda name: tick(f"warming up {name}", left()))
         _race(contestants, turns, limits, result, left, tick)
     except KeyboardInterrupt:
@@ -125,7 +133,7 @@ def _warmed_up(
 ) -> dict[str, int]:
     """Runs per turn of each contestant, once it is warm.
 
-    The first run, which may compile, counts for nothing. Warm-up takes at most a fifth of the time limit, in whole.
+    Warm-up takes at most a fifth of the time limit, in whole.
     """
     turns = {}
     allowed = 0.2 * limits.time_limit_s / max(1, len(contestants))
@@ -145,7 +153,6 @@ def _warm_up(
     contestant: Contestant, slice_s: float, allowed_s: float, clock: Callable[[], float]
 ) -> tuple[float, bool]:
     """Seconds of one run, and whether two slices in a row were no faster than the one before them."""
-    contestant.times(1)
     begun = clock()
     before, steady = median(contestant.times(1)), 0
     for _ in range(_WARM_SLICES):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
 from cnnscale.errors import UsageError
+from cnnscale.precision import tf32
 
 from .devices import DEVICES, Cpu, Device, find_device
 from .rounds import Limits
@@ -105,29 +106,11 @@ class Settings:
         """Torch's own settings as these say, and afterwards as they were."""
         threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
         torch.set_num_threads(self.threads or threads)
-        before = _tf32(self.dtype == "tf32")
         try:
-            yield
+            with tf32(allowed=self.dtype == "tf32"):
+                yield
         finally:
             torch.set_num_threads(threads)
             torch.set_grad_enabled(grad)
-            for (owner, name), value in before.items():
-                setattr(owner, name, value)
             if self.compile_mode:
                 torch.compiler.reset()  # its caches hold on to the models
-
-
-def _tf32(allowed: bool) -> dict[tuple[Any, str], Any]:
-    """Let CUDA round products of fp32 to TF32, or forbid it; what was set before. torch 2.9 renamed the switches."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    switches: dict[tuple[Any, str], Any]
-    if hasattr(matmul, "fp32_precision"):
-        word = "tf32" if allowed else "ieee"
-        switches = {(matmul, "fp32_precision"): word, (cudnn.conv, "fp32_precision"): word}
-    else:
-        switches = {(matmul, "allow_tf32"): allowed, (cudnn, "allow_tf32"): allowed}
-    before = {key: getattr(*key) for key in switches}
-    for (owner, name), value in switches.items():
-        setattr(owner, name, value)
-    return before
