@@ -368,7 +368,7 @@ class Warped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.down = conv(3, 24, 3, 2), conv(24, 40, 3, 2)
-        self.find = nn.Conv2d(24, 2, 3, padding=1)
+        self.find, self.turn = nn.Conv2d(24, 2, 3, padding=1), nn.Linear(40, 6)
         self.side1, self.side2 = nn.Conv2d(24, 16, 1), nn.Conv2d(40, 16, 1)
         self.head = nn.Sequential(conv(16, 16), nn.Conv2d(16, 5, 1))
 
@@ -377,6 +377,7 @@ class Warped(nn.Module):
         grid = self.find(one).tanh().permute(0, 2, 3, 1)
         one = F.grid_sample(one, grid, align_corners=False)
         two = self.down(one)
-        two = self.side2(two)
+        turn = F.affine_grid(self.turn(two.mean((2, 3))).view(-1, 2, 3), list(two.size()), align_corners=False)
+        two = self.side2(F.grid_sample(two, turn, align_corners=False))
         one = self.side1(one) + F.interpolate(two, scale_factor=2.0, mode="bilinear")
         return [self.head(one), self.head(two)]
