@@ -118,6 +118,7 @@ class Conditioned(nn.Module):
         self.code = nn.Sequential(nn.Conv1d(24, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
         self.units = nn.ModuleList(FilmUnit(24, 32, 12, 2**i) for i in range(4))
         self.weights = nn.Parameter(torch.ones(4))
+        self.rest = nn.Conv1d(24, 5, 1)
         self.exit = nn.Sequential(nn.PReLU(32), nn.Conv1d(32, 20, 1), nn.PReLU(20), nn.Conv1d(20, 5, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class Conditioned(nn.Module):
         for unit in self.units:
             x, skip = unit(x, code)
             skips.append(skip)
-        return self.exit(torch.einsum("k,knct->nct", self.weights.softmax(0), torch.stack(skips)))
+        return self.exit(torch.einsum("k,knct->nct", self.weights.softmax(0), torch.stack(skips))) + self.rest(x)
 
 
 class FilmUnit(nn.Module):

@@ -6,6 +6,9 @@ import own_nets
 import pytest
 import torch
 from checks import bad_gradients, count, scaled, train_step
+from torch import nn
+
+import cnnscale
 
 NETS = [cls for cls in vars(own_nets).values() if isinstance(cls, type) and "size" in vars(cls)]
 each = pytest.mark.parametrize("cls", NETS, ids=lambda cls: cls.__name__)
@@ -44,6 +47,64 @@ def test_every_weight_has_its_planned_width(cls, width):
 @each
 def test_compound_growth(cls):
     net = built(cls)
-    result, _ = scaled(net, 1, input_size=cls.size, seed=0)
+    result, _ = scaled(net, 1, divisor=2, input_size=cls.size, seed=0)
     check(net, result, cls.size)
     assert result.scaling.verification.growth == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.5, 3])
+def test_weights_side_by_side_share_the_width_that_they_read(width):
+    result, _ = scaled(built(own_nets.ComplexNet), width=width, divisor=1, input_size=own_nets.ComplexNet.size)
+    for layer in (result.layers[2], result.layers[4]):
+        assert layer.real.shape == layer.imaginary.shape
+        assert layer.real.shape[:2] == (16 * width, 8 * width * (3 - layer.stride))
+
+
+def test_bounds_of_a_tensor_split_follow_the_channels():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bounds = [6, 12]
+            self.first = nn.Conv2d(3, 24, 3)
+            self.parts = nn.ModuleList(nn.Conv2d(width, 8, 3) for width in (6, 6, 12))
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x):
+            parts = self.first(x).tensor_split(self.bounds, 1)
+            top, bottom = x.tensor_split(2, 2)
+            x = sum(layer(part) for layer, part in zip(self.parts, parts, strict=True))
+            return self.head(x.mean((2, 3)) + top.mean() - bottom.mean())
+
+    result, _ = scaled(Cut(), width=2, divisor=2, input_size=(3, 31, 31))
+    check(Cut(), result, (3, 31, 31))
+    assert result.bounds == [12, 24]
+    assert [layer.in_channels for layer in result.parts] == [12, 12, 24]
+
+
+def test_frames_that_are_taken_one_by_one_stay_as_many():
+    result, _ = scaled(built(own_nets.Recurrent), resolution=2, input_size=own_nets.Recurrent.size)
+    assert type(result) is own_nets.Recurrent
+    assert result.scaling.plan.input_size[1] == 4
+
+
+def test_what_a_map_is_read_with_stays():
+    result, _ = scaled(built(own_nets.Warped), width=2, input_size=own_nets.IMAGE)
+    assert (result.find.out_channels, result.turn.out_features) == (2, 6)
+    fixed = {fixed.what.split()[1] for fixed in result.scaling.plan.fixed if fixed.what.startswith("node")}
+    assert {"'grid_sample'", "'affine_grid'"} & fixed
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head((self.second(x) * torch.linalg.svdvals(x)[..., :1, None]).mean((2, 3)))
+
+
+def test_an_operation_without_a_rule_is_refused_by_name():
+    with pytest.raises(cnnscale.CnnScaleError, match=r"linalg_svdvals"):
+        cnnscale.scale(Spectral(), 1, input_size=own_nets.IMAGE)

@@ -177,7 +177,9 @@ def _parts(ctx: Context, whole: Poly, wanted: Sequence[Any]) -> list[Poly]:
 
 @rule("unbind")
 def unbind(ctx: Context, x: Sym, dim: int = 0) -> tuple[Sym, ...]:
+    """Whoever takes each by itself takes as many as today, of pixels too."""
     count = ctx.constant(x.shape[dim], "it is unbound")
+    ctx.equate(x.shape[dim], count)
     shape = list(x.shape)
     del shape[dim]
     return (Sym(tuple(shape)),) * count
