@@ -27,6 +27,7 @@ from .kernels import KernelRules, follow_kernels, kernel_rules
 from .ops import replaced
 from .scales import follow_contractions
 from .shapes import Context
+from .shortcuts import OnMeta
 from .sources import solve
 from .stages import Block, is_sum, shape
 from .surgery import Borrowed, add_children, resize, write_attribute, write_literal
@@ -349,7 +350,8 @@ def _trains(module: nn.Module, size: Sequence[int]) -> bool:
     (image,) = example_batch(module, tuple(size)).tensors
     image.requires_grad_()
     try:
-        meta_copy(module).train()(image.clone()).sum().backward()
+        with OnMeta():
+            meta_copy(module).train()(image.clone()).sum().backward()
     except Exception:  # user code may raise anything
         return False
     return True

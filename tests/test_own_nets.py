@@ -94,6 +94,43 @@ def test_what_a_map_is_read_with_stays():
     assert {"'grid_sample'", "'affine_grid'"} & fixed
 
 
+class Made(nn.Module):
+    """Adds what it makes itself, of the channels of its input."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+        self.first, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head((x + self.make(x)).mean((2, 3)))
+
+
+MAKERS = {
+    "sizes one by one": lambda x: torch.zeros(x.size(0), x.size(1), 1, 1),
+    "sizes of a map": lambda x: torch.ones(x.shape[1:]),
+    "a full row": lambda x: torch.full((x.size(1), 1, 1), 0.5),
+    "new": lambda x: x.new(x.size(0), x.size(1), 1, 1).zero_(),
+    "empty like": lambda x: torch.empty_like(x).fill_(2),
+    "joined": lambda x: torch.cat([torch.zeros(1, x.size(2), x.size(3)), torch.ones(x.size(1) - 1, *x.shape[2:])]),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_tensors_that_a_model_makes_follow_its_channels(make):
+    result, _ = scaled(Made(make), 1, divisor=2, input_size=own_nets.IMAGE, seed=0)
+    assert type(result) is Made
+    assert result.head.in_features > 16
+    assert train_step(result, own_nets.IMAGE) == [(2, 10)]
+    assert bad_gradients(result) == []
+
+
+def test_a_function_that_takes_no_traced_size_is_told_from_control_flow():
+    with pytest.raises(cnnscale.TraceError, match=r"takes no traced sizes: use x\.new_zeros"):
+        cnnscale.scale(Made(lambda x: torch.FloatTensor(x.size(1), 1, 1).fill_(1)), 1, input_size=own_nets.IMAGE)
+
+
 class Spectral(nn.Module):
     def __init__(self):
         super().__init__()
