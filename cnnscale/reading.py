@@ -94,15 +94,19 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _extended(base: _Base, plain: Analysis, made: list[Opening]) -> Analysis:
     """The analysis with the openings put in, as far as the model's forward takes them: where not all of them work
-    together, each is tried on its own."""
+    together, each is put beside those that do."""
     obstacles = {o.block.path: o.obstacle for o in made}
     usable = [o for o in made if o.modules]
     analysis = _with_openings(base, plain, usable, obstacles)
-    if analysis is None:
-        fitting = [o for o in usable if _with_openings(base, plain, [o], obstacles) is not None]
-        obstacles |= {o.block.path: _MISFIT for o in usable if o not in fitting}
-        analysis = _with_openings(base, plain, fitting, obstacles)
-    return plain if analysis is None else analysis
+    if analysis is not None:
+        return analysis
+    fitting: list[Opening] = []
+    for opening in usable:
+        if _with_openings(base, plain, [*fitting, opening], obstacles) is not None:
+            fitting.append(opening)
+        else:
+            obstacles[opening.block.path] = _MISFIT
+    return _with_openings(base, plain, fitting, obstacles) or plain
 
 
 _MISFIT = "a copy of its single block does not fit behind it"

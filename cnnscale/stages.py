@@ -438,9 +438,10 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
-    The stem of such a class is none. A wrapper holds a chain, or a residual block of a class that occurs twice, and is
-    not itself repeated elsewhere; or it is but a container of one block of a class of its own, and adds nothing to its
-    input. Without a residual, layers that are alike are a stage too, and what holds them is its wrapper.
+    The stem of such a class is none. A wrapper holds a chain, a block of a class that is repeated elsewhere, or a
+    residual block of a class that occurs twice, and is not itself repeated elsewhere; or it is but a container of one
+    block of a class of its own, and adds nothing to its input. Without a residual, layers that are alike are a stage
+    too, and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
     alone = [s for s in candidates if len(s.blocks) == 1 and s.kind == "chain"]
@@ -458,6 +459,8 @@ def _singles(
     stacks = {path for path, _ in _held(alike)}
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
     lone = [s for s in lone if not _is_linear(trace, s.template) and not _is_stem(trace, s.template, accepted)]
+    holding = {path for path, _ in _held(s for s in lone if s.template.cls in known)}
+    lone = [s for s in lone if s.template.path not in holding or s.template.cls in known]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
     layers = [s for s in alone if s.template.layers == 1 and not is_leaf(trace.modules[s.template.path])]

@@ -396,3 +396,43 @@ def test_widths_are_the_same_whether_or_not_depth_could_move(make, width):
     assert alone.scaling.plan.after == both.scaling.plan.after
     assert alone.scaling.plan.stages == both.scaling.plan.stages
     assert not [width.name for width in alone.scaling.plan.widths if "copy" in width.name]
+
+
+class Aggregating(nn.Module):
+    def __init__(self, inputs, outputs, residual):
+        super().__init__()
+        self.residual = residual
+        self.layers = nn.ModuleList([nn.Conv2d(inputs, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)])
+        self.aggregate = nn.Conv2d(inputs + 16, outputs, 1)
+
+    def forward(self, x):
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1]).relu())
+        y = self.aggregate(torch.cat(states, 1))
+        return x + y if self.residual else y
+
+
+class Downsampled(nn.Module):
+    def __init__(self, inputs, outputs, repeats):
+        super().__init__()
+        self.down = nn.Conv2d(inputs, inputs, 3, 2, 1, groups=inputs)
+        self.blocks = nn.Sequential(*(Aggregating(outputs if i else inputs, outputs, i > 0) for i in range(repeats)))
+
+    def forward(self, x):
+        return self.blocks(self.down(x))
+
+
+def aggregated(*repeats):
+    widths = [16, 32, 48, 64]
+    stages = [Downsampled(*sizes) for sizes in zip(widths, widths[1:], repeats, strict=False)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[len(stages)], 10)]
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(*stages), *head)
+
+
+def test_a_wrapper_of_a_lone_block_whose_class_repeats_elsewhere_is_no_stage():
+    result = cnnscale.scale(aggregated(1, 2, 1), depth=2, input_size=(3, 32, 32))
+    by_hand = aggregated(2, 4, 2)
+    by_hand.load_state_dict(result.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(by_hand.eval()(image), result.eval()(image))
