@@ -127,7 +127,7 @@ def find_stages(trace: Trace) -> list[Site]:
     candidates = [site for run in runs for site in _split(run)]
     candidates = [_by_hand(trace, site) for site in candidates]
     several = [s for s in candidates if len(s.blocks) > 1]
-    chains = [s for s in several if s.template.layers > 1 or is_residual(trace, s.template)]
+    chains = [s for s in several if max(b.layers for b in s.blocks) > 1 or is_residual(trace, s.template)]
     alike = [s for s in several if s.template.layers == 1 and s.kind == "chain" and _alike(trace, s)]
     chains = _outside_known(candidates, chains)
     accepted = _innermost(chains)
