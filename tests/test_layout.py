@@ -36,6 +36,7 @@ LAYERS = (
     "equations",
     "sources",
     "copying",
+    "creations",
     "precision",
     "shortcuts",
     "batches",
