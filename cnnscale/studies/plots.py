@@ -27,7 +27,7 @@ def save_study(result: StudyResult, folder: str | Path) -> list[Path]:
     Raises:
         CnnScaleError: matplotlib is not installed, or a file cannot be written.
     """
-    figure = new_figure(9.0, 4.4)
+    figure = new_figure(9.0, 4.6)
     ours, papers = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_points(ours, result)
     _draw_paper(papers)
@@ -81,7 +81,8 @@ def _draw_paper(axes: Axes) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.35)
-    axes.set_title(f"the paper: {first.baseline}, ImageNet, {rows[-1].gmacs / first.gmacs:.1f}x MACs", fontsize=10)
+    growth = rows[-1].gmacs / first.gmacs
+    axes.set_title(f"the paper: {first.baseline}, ImageNet,\n{growth:.1f} times the MACs", fontsize=10)
     axes.set_xlabel(f"points of top-1 above {first.top1:g}\n({SOURCE}, table 7)", fontsize=8)
 
 
