@@ -28,7 +28,7 @@ from cnnscale.searching.statistics import rank
 from cnnscale.searching.trials import TrainFn, pack
 
 from .paper import SOURCE, TABLE_7
-from .variants import COMPOUND, FIGURES, Variant
+from .variants import COMPOUND, FIGURES, OWN, Variant
 
 __all__ = ["Point", "StudyResult", "Verdict", "run_study", "trained_once"]
 
@@ -55,16 +55,17 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Compound scaling against one other line at equal MACs."""
+    """Compound scaling, by the paper's coefficients or by one's own, against one other line at equal MACs."""
 
+    line: str
     level: float
     other: str
     ahead: float
-    """Mean difference, compound less the other."""
+    """Mean difference, the line less the other."""
     margin: float | None
     """Half the 95 % interval of the paired difference; None for a single seed."""
     wins: int
-    """Seeds on which compound was ahead."""
+    """Seeds on which the line was ahead."""
     seeds: int
 
     @property
@@ -206,17 +207,18 @@ def _result(figure: str, variants: Sequence[Variant], nets: Mapping[str, Variant
 
 
 def _verdicts(points: Sequence[Point]) -> list[Verdict]:
-    """Compound against every other line of the same level, by the paired t-test."""
+    """Compound, and one's own coefficients, against every other line of the same level, by the paired t-test."""
     made = []
-    for own in points:
-        if own.line != COMPOUND or not own.values:
+    for own in sorted(points, key=lambda point: point.line == OWN):
+        if own.line not in (COMPOUND, OWN) or not own.values:
             continue
         for other in points:
-            if other.level == own.level and other.line != COMPOUND and other.values:
+            if other.level == own.level and other.line != own.line and other.values:
                 ahead = [own.values[seed] - other.values[seed] for seed in own.values]
                 margin = rank({"own": own.values, "other": other.values}).margin
                 made.append(
                     Verdict(
+                        line=own.line,
                         level=own.level,
                         other=other.line,
                         ahead=fmean(ahead),

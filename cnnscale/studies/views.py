@@ -55,10 +55,11 @@ def study_view(result: StudyResult) -> Group:
             "-" if point.seconds is None else f"{point.seconds:.1f}",
         )
     verdicts = new_table(
-        "compound at", "against", "ahead by", "+-", "seeds won", "verdict", left=("against", "verdict")
+        "line", "at", "against", "ahead by", "+-", "seeds won", "verdict", left=("line", "against", "verdict")
     )
     for verdict in result.verdicts:
         verdicts.add_row(
+            cell(verdict.line),
             f"{verdict.level:g}x",
             cell(verdict.other),
             f"{verdict.ahead:+.4f}",
