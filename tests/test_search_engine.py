@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -400,3 +402,26 @@ def test_a_worker_that_dies_is_an_outcome(tmp_path: Path, store: Ledger):
         Outcome(task=1, token=1, lost=True, error="its worker was killed by SIGKILL"),
     ]
     executor.close()
+
+
+@posix
+def test_control_c_while_a_worker_starts_is_neither_lost_nor_does_it_leave_the_worker_behind(
+    store: Ledger, monkeypatch
+):
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        start(process)
+        for pid in (process.pid, os.getpid()):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    executor = LocalExecutor(1, ["cpu"])
+    job = Driver(store, executor, pack(Tiny, quick))._job(store.lease(new_owner(), 30))
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(job)
+    executor.submit(job)
+    assert [outcome.value for outcome in executor.wait(60)] == [9.0]
+    assert len(multiprocessing.active_children()) == 1
+    executor.close()
+    assert not multiprocessing.active_children()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
@@ -74,11 +74,11 @@ class LocalExecutor:
         ours, theirs = context.Pipe()
         device = min(self._devices, key=lambda name: sum(worker.device == name for worker in self._workers))
         process = context.Process(target=_work, args=(theirs, device, threads_of(self._slots)), daemon=True)
-        with _ignoring_interrupts():
-            process.start()
-        theirs.close()
         worker = _Worker(process, ours, device)
-        self._workers.append(worker)
+        with _holding_interrupts():
+            process.start()
+            theirs.close()
+            self._workers.append(worker)
         return worker
 
     def wait(self, timeout_s: float) -> list[Outcome]:
@@ -128,16 +128,19 @@ def threads_of(workers: int) -> int:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """A process started meanwhile ignores Ctrl-C from its first moment on, not only when it has imported torch."""
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+def _holding_interrupts() -> Iterator[None]:
+    """Ctrl-C comes afterwards, and to this process only: one started meanwhile is deaf to it from its first moment on,
+    not only when it has imported torch.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # otherwise started with the process, and it would let the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:
