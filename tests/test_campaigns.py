@@ -88,11 +88,12 @@ def test_a_search_is_shown_ranked_and_exported(command: list[str], here, tmp_pat
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_control_c_stops_cleanly_and_the_same_command_goes_on(command: list[str], here, tmp_path: Path):
-    command[command.index("--epochs") + 1] = "40"  # so that it is not over before it can be stopped
+    command[command.index("--epochs") + 1] = "40"
+    command += ["--rungs", "0.05", "1"]  # the first training is soon over, and the last ones not before it is stopped
     with (tmp_path / "stderr").open("w") as stderr:
         run = subprocess.Popen(
             [sys.executable, "-m", "cnnscale", *command],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )

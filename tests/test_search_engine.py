@@ -87,7 +87,7 @@ def test_who_comes_back_from_the_dead_is_refused(store: Ledger):
     assert again.task.id == late.task.id
     assert again.token == late.token + 1
     assert not store.finish(late, 0.1, 1.0)
-    assert not store.release(late)
+    assert store.release("elsewhere:1:a") == 0
     assert store.finish(again, 0.2, 1.0)
     assert values(store)["w1", 0] == 0.2
 
@@ -212,6 +212,35 @@ def test_interrupted_it_lets_go_of_what_it_has(store: Ledger):
     with pytest.raises(KeyboardInterrupt):
         Driver(store, here, pack(Tiny, quick)).run()
     assert here.closed
+    assert {(task.state, task.attempts) for task in store.tasks()} == {("waiting", 0)}
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "SELECT id FROM tasks", "UPDATE tasks", "COMMIT"])
+def test_interrupted_while_it_leases_it_lets_go_all_the_same(store: Ledger, statement: str):
+    class Interrupted:
+        """The connection; Ctrl-C comes in the midst of the statement of the second lease, and is heard after it."""
+
+        def __init__(self, db):
+            self.db, self.seen = db, 0
+
+        def __getattr__(self, name):
+            return getattr(self.db, name)
+
+        def execute(self, text, *values):
+            cursor = self.db.execute(text, *values)
+            self.seen += text.startswith(statement)
+            if self.seen == 2:
+                self.seen += 1
+                raise KeyboardInterrupt
+            return cursor
+
+    class Leasing(Ledger):
+        def lease(self, owner, seconds):
+            self._db = self._db if isinstance(self._db, Interrupted) else Interrupted(self._db)
+            return super().lease(owner, seconds)
+
+    with closing(Leasing(store.path)) as ledger, pytest.raises(KeyboardInterrupt):
+        Driver(ledger, Here(), pack(Tiny, quick)).run()
     assert {(task.state, task.attempts) for task in store.tasks()} == {("waiting", 0)}
 
 
