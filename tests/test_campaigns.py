@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import search_jobs
 import torch
-from test_search_engine import LONG, Here, alive, until
+from test_search_engine import LONG, Here, alive, interruptible, until  # noqa: F401  # a fixture
 from typer.testing import CliRunner
 
 from cnnscale import cli
@@ -87,6 +87,7 @@ def test_a_search_is_shown_ranked_and_exported(command: list[str], here, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_stops_cleanly_and_the_same_command_goes_on(command: list[str], here, tmp_path: Path):
     command[command.index("--epochs") + 1] = "40"
     command += ["--rungs", "0.05", "1"]  # the first training is soon over, and the last ones not before it is stopped

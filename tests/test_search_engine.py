@@ -433,10 +433,17 @@ def test_a_worker_that_dies_is_an_outcome(tmp_path: Path, store: Ledger):
     executor.close()
 
 
+@pytest.fixture
+def interruptible() -> None:
+    """Also where the tests run in the background of a shell, which makes them deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @posix
-def test_control_c_while_a_worker_starts_is_neither_lost_nor_does_it_leave_the_worker_behind(
-    store: Ledger, monkeypatch
-):
+@pytest.mark.usefixtures("interruptible")
+def test_control_c_while_a_worker_starts_is_the_driver_s_and_not_lost(store: Ledger, monkeypatch):
     start = SpawnProcess.start
 
     def interrupted(process: SpawnProcess) -> None:

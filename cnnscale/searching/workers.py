@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
@@ -129,18 +129,29 @@ def threads_of(workers: int) -> int:
 
 @contextmanager
 def _holding_interrupts() -> Iterator[None]:
-    """Ctrl-C comes afterwards, and to this process only: one started meanwhile is deaf to it from its first moment on,
-    not only when it has imported torch.
+    """Ctrl-C is heard afterwards, and by this process only.
+
+    A process that is started meanwhile inherits the mask: it is deaf from its first moment on, not only when it has
+    imported torch. Here another thread may be given the signal in spite of the mask, hence a handler that keeps it.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # otherwise started with the process, and it would let the signal through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # otherwise started with the process, and it would take the mask off
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    ours = callable(handler) and threading.current_thread() is threading.main_thread()  # no other may set handlers
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+        if came and callable(handler):
+            handler(came[0], None)
 
 
 def _cores() -> int:
@@ -160,12 +171,9 @@ def _work(pipe: Connection, device: str, threads: int) -> None:
     assert driver is not None
     threading.Thread(target=_end_with, args=(driver.sentinel,), daemon=True).start()
     torch.set_num_threads(threads)
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(run_job(job, device))
+    with suppress(EOFError, OSError):  # the driver is gone
+        while True:
+            pipe.send(run_job(pipe.recv(), device))
 
 
 def _end_with(sentinel: int) -> None:
