@@ -4,10 +4,10 @@
     python benchmarks/growing.py --only 'resnet*' --ways phi
 
 Every network gets random weights, affine parameters and running statistics (those of a new one hide mistakes), and is
-scaled with ``weights="preserve"`` at phi 1, and by width 1.5 and depth 1.5. The outputs of both are then compared once
-more, on other images than those which ``scale`` compares them on, and in double precision where memory allows. Every
-network gives one line of JSON as soon as it is done; the same command goes on where it stopped. Exit code 1 where a
-result is not exact: what cannot be exact must be refused.
+scaled with ``weights="preserve"`` at phi 1, by width 1.5, by depth 1.5, and by both. The outputs of both networks are
+then compared once more, on other images than those which ``scale`` compares them on, and in double precision where
+memory allows. Every network gives one line of JSON as soon as it is done; the same command goes on where it stopped.
+Exit code 1 where a result is not exact: what cannot be exact must be refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ from zoo_checks import tensors
 
 import cnnscale
 
-WAYS: dict[str, dict[str, float]] = {"phi": {"phi": 1}, "wider and deeper": {"width": 1.5, "depth": 1.5}}
+WAYS: dict[str, dict[str, float]] = {
+    "phi": {"phi": 1},
+    "wider": {"width": 1.5},
+    "deeper": {"depth": 1.5},
+    "wider and deeper": {"width": 1.5, "depth": 1.5},
+}
 TRANSFORMERS = ("vit", "swin", "maxvit")
 TIMM = (
     "cs3darknet_l", "efficientnet_b0", "efficientnet_es", "efficientnet_lite0", "mnasnet_100", "mobilenetv2_100",

@@ -134,24 +134,31 @@ def run(seed: int, epochs: int, shorter: Sequence[int]) -> Trial:
 
 
 def plot(trials: Sequence[Trial], path: Path) -> None:
-    """Median of the seeds as a line, all of them as a band."""
+    """Median of the seeds as a line, all of them as a band; of the other schedules their ends."""
     figure = new_figure(7.5, 4.4)
     axes = figure.subplots()
     step = 3 * trials[0].macs * BATCH / 1e12  # a backward pass costs two forward ones
-    lengths = list(trials[0].preserved)
-    shades = [0.45 + 0.55 * i / max(1, len(lengths) - 1) for i in range(len(lengths))]
-    shown = [
-        (f"preserved, {n} epochs", [t.preserved[n] for t in trials], COLOURS[0], shade)
-        for n, shade in zip(lengths, shades, strict=True)
-    ]
-    shown.append((f"fresh, {lengths[-1]} epochs", [t.fresh for t in trials], COLOURS[1], 1.0))
-    for label, curves, colour, shade in shown:
+
+    def draw(curves: Sequence[Curve], colour: str, dashes: str, label: str) -> None:
         cost = [step * s for s in curves[0].steps]
         points = list(zip(*(curve.accuracy for curve in curves), strict=True))
-        middle = [statistics.median(p) for p in points]
-        axes.plot(cost, middle, color=colour, alpha=shade, label=label)
-        axes.fill_between(cost, [min(p) for p in points], [max(p) for p in points], color=colour, alpha=0.12, lw=0)
-        axes.plot(cost[-1], middle[-1], "o", color=colour, alpha=shade)
+        axes.plot(cost, [statistics.median(p) for p in points], dashes, color=colour, label=label)
+        axes.fill_between(cost, [min(p) for p in points], [max(p) for p in points], color=colour, alpha=0.15, lw=0)
+
+    longest = max(trials[0].preserved)
+    enough = max(trial.enough or longest for trial in trials)
+    draw([t.fresh for t in trials], COLOURS[1], "-", f"fresh, {longest} epochs")
+    draw([t.preserved[longest] for t in trials], COLOURS[5], "-", f"preserved, {longest} epochs")
+    if enough < longest:
+        draw([t.preserved[enough] for t in trials], COLOURS[0], "-", f"preserved, {enough} epochs")
+    ends = [[t.preserved[n] for t in trials] for n in trials[0].preserved]
+    axes.plot(
+        [step * curves[0].steps[-1] for curves in ends],
+        [statistics.median(curve.accuracy[-1] for curve in curves) for curves in ends],
+        "o",
+        color=COLOURS[0],
+        label=f"preserved, the ends of {', '.join(map(str, trials[0].preserved))} epochs",
+    )
     level = statistics.median(trial.baseline for trial in trials)
     axes.axhline(level, color=FAINT, ls="--", lw=1, label="the baseline, before it was grown")
     paid = trials[0].share * step * trials[0].fresh.steps[-1]

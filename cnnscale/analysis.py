@@ -16,7 +16,7 @@ from .concatenation import Concatenation
 from .inputs import Inputs, InputSize
 from .shapes import Context, Product, Sym
 from .stages import Block, Site, called_blocks
-from .surgery import Origin, Projection
+from .surgery import Borrowed, Origin, Projection
 from .symbolic import Poly, Values
 from .tracing import Trace
 
@@ -67,6 +67,8 @@ class Analysis:
     input_size: InputSize
     projections: tuple[Projection, ...] = ()
     """Children that the baseline's blocks are given because of ``pin``; the baseline itself has none of them."""
+    borrowed: tuple[Borrowed, ...] = ()
+    """Children of the copies that we made, which the blocks that they copy lack."""
     eval_products: tuple[Product, ...] = field(default=())
     """Costs in eval mode, with factors in free atoms."""
 
@@ -118,6 +120,11 @@ class Analysis:
         assert before is not None
         assert after is not None
         return after - before
+
+    def known(self, origin: Origin) -> Origin:
+        """The origin in the baseline itself: of a child that its block lacks, what that was made after."""
+        new = (*(projection.child for projection in self.projections), *self.borrowed)
+        return next((child.origin(origin) for child in new if child.holds(origin.path)), origin)
 
     def baseline_path(self, path: str) -> str:
         """The module path a user knows for a path of the extended baseline."""

@@ -70,8 +70,7 @@ class _Row(NamedTuple):
 
 def follow(analysis: Analysis, placed: Iterable[Placed], repeats: Iterable[int]) -> tuple[list[Undo], list[str]]:
     """Give every attribute that follows a width its new value; returns what undoes it, and notes on those in doubt."""
-    new = analysis.projections
-    placed = [place for place in placed if not any(p.holds(place.origin.path) for p in new)]
+    placed = [place for place in placed if analysis.known(place.origin) == place.origin]
     roles = _Roles(analysis)
     followers = _followers(analysis, roles)
     renamed = _renaming(analysis, placed, repeats)

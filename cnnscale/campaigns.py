@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .coefficients import Coefficients
+from .errors import CnnScaleError, UsageError
 from .options import MODEL_HELP, Json, Model, Rounding, amount, rounding_option
+from .plotting import check_folder
 from .searching.grid import BASES, Base, Grid
 from .searching.views import prepared_view, progress_text, result_view, status_view
 from .studies.views import study_view, variants_view
@@ -24,7 +27,9 @@ from .terminal import NONE, command, note, option, show, stderr
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from torch import Tensor
 
+    from .inputs import InputSize
     from .searching.forecast import Forecast
     from .searching.ledger import Ledger
     from .searching.search import Prepared, Watch
@@ -34,6 +39,7 @@ __all__ = ["add_commands"]
 
 _train = functools.partial(option, panel="How to train")
 _run = functools.partial(option, panel="Where to run and what to keep")
+_MAPPED = 6  # pictures that class activation maps are drawn of
 _PLAIN_S = 60.0  # between two lines of progress where there is no terminal
 
 _STORE = Annotated[
@@ -98,6 +104,7 @@ def search(
     store: Annotated[Path, _run("SQLite file; the same command goes on with it.", metavar="FILE")] = Path(
         "runs/search.db"
     ),
+    plot: Annotated[Path | None, _run("Pictures there at the end, as PNG and SVG.", metavar="DIR")] = None,
     as_json: Json = False,
 ) -> None:
     """Find alpha, beta and gamma for a model: train nets of equal MACs and rank them."""
@@ -122,11 +129,15 @@ def search(
         show(view)
         return
     stderr().print(view)
+    if plot is not None:
+        check_folder(plot)
     limits: dict[str, Any] = {"latency_ms": latency_ms, "peak_memory_bytes": amount("--peak-memory", peak_memory)}
     with _watched(store) as watch:
         result = run_search(
             Factory(model), train_fn, store=store, watch=watch, **keywords, **limits, **running.keywords()
         )
+    if plot is not None:
+        _draw(store, plot)
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
@@ -221,14 +232,27 @@ def status(store: _STORE, as_json: Json = False) -> None:
 def export(
     store: _STORE,
     form: Annotated[Literal["csv", "json"], option("Of what is written to stdout.", "--format")] = "csv",
+    plot: Annotated[Path | None, option("Pictures there, as PNG and SVG, and no rows.", metavar="DIR")] = None,
 ) -> None:
     """Write every training of a store, with its candidate's facts, also while it runs."""
     from .searching.ledger import Ledger
     from .searching.result import as_csv, export_rows
 
+    if plot is not None:
+        _draw(store, plot)
+        return
     with closing(Ledger(store, create=False)) as ledger:
         rows = export_rows(ledger)
     typer.echo(as_csv(rows) if form == "csv" else json.dumps(rows, indent=2) + "\n", nl=False)
+
+
+def _draw(store: Path, folder: Path) -> None:
+    from .searching.ledger import Ledger
+    from .searching.plots import save_search, trials_of
+
+    with closing(Ledger(store, create=False)) as ledger:
+        trials = trials_of(ledger)
+    note(f"wrote {', '.join(map(str, save_search(trials, folder)))}")
 
 
 @dataclass(frozen=True)
@@ -240,8 +264,8 @@ class _Fine(Rounding):
 
 def study(
     figure: Annotated[
-        Literal["figure3", "figure4", "figure8"],
-        typer.Argument(metavar="FIGURE", help="figure3, figure4 or figure8 of the paper.", show_default=False),
+        Literal["figure3", "figure4", "figure8", "cam"],
+        typer.Argument(metavar="FIGURE", help="figure3, figure4, figure8, or cam: figure 7.", show_default=False),
     ],
     training: _Training,
     running: _Running,
@@ -250,6 +274,9 @@ def study(
     levels: Annotated[
         list[float], option("Instead of the paper's: multipliers, of figure8 growths of MACs.", metavar="F...")
     ] = NONE,
+    alpha: Annotated[float | None, option("With beta and gamma: one more line of figure8 and cam.")] = None,
+    beta: Annotated[float | None, option("Likewise; what is not given is the paper's.")] = None,
+    gamma: Annotated[float | None, option("Likewise.")] = None,
     out: Annotated[
         Path | None, _run("Folder for results and store; default: runs/FIGURE.", metavar="DIR", show_default=False)
     ] = None,
@@ -257,12 +284,19 @@ def study(
 ) -> None:
     """Train the nets of one of the paper's figures on your data, and compare them."""
     from .loading import Factory, load
+    from .studies.cam import Kept, maps_of, save_maps
+    from .studies.plots import save_study
     from .studies.study import run_study, trained_once
     from .studies.variants import FIGURES
 
     loaded = load(model)
     train_fn = training.function("test")
     keywords = {key: value for key, value in rounding.rounding_keywords(loaded.input_size).items() if value is not None}
+    own = {name: base for name, base in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if base is not None}
+    if own and figure not in ("figure8", "cam"):
+        raise UsageError(f"{figure} compares no coefficients: --{next(iter(own))} belongs to figure8 and cam")
+    if own:
+        keywords["coefficients"] = Coefficients(**own)
     variants = tuple(FIGURES[figure](loaded.model, levels, **keywords))
     nets = trained_once(variants)
     work = [(variant.plan, training.seeds * train_fn.images(1.0)) for variant in nets.values()]
@@ -274,11 +308,12 @@ def study(
     stderr().print(view)
     folder = out or Path("runs") / figure
     store = folder / "study.db"
+    weights = str((folder / "weights").absolute())
     with _watched(store) as watch:
         result = run_study(
             figure,
             Factory(model),
-            train_fn,
+            Kept(train_fn, weights) if figure == "cam" else train_fn,
             levels=levels,
             seeds=training.seeds,
             store=store,
@@ -289,10 +324,25 @@ def study(
     for name, text in ((f"{figure}.json", result.to_json()), (f"{figure}.csv", result.to_csv())):
         (folder / name).write_text(text, encoding="utf-8")
         note(f"wrote {folder / name}")
+    try:
+        note(f"wrote {', '.join(map(str, save_study(result, folder)))}")
+        if figure == "cam":
+            maps = maps_of(Factory(model), nets, weights, lambda size: _one_of_each(train_fn, size))
+            note(f"wrote {', '.join(map(str, save_maps(maps, folder)))}")
+    except CnnScaleError as error:  # the results are there, and the same command draws them later
+        note(f"no picture: {error}")
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
         show(study_view(result))
+
+
+def _one_of_each(train_fn: Classification, input_size: InputSize) -> tuple[Tensor, Tensor]:
+    """The first test picture of each of the first classes."""
+    images, labels = train_fn.pictures("test", input_size)
+    classes = sorted(set(labels.tolist()))[:_MAPPED]
+    first = [int((labels == each).nonzero()[0]) for each in classes]
+    return images[first], labels[first]
 
 
 def add_commands() -> None:
@@ -302,5 +352,14 @@ def add_commands() -> None:
         "search resnet18 --data pictures --budget 2 --seeds 3 --store runs/resnet18.db",
     )(search)
     command("status runs/search.db")(status)
-    command("export runs/search.db > trainings.csv", "export runs/search.db --format json")(export)
-    command("study figure8 --seeds 3", "study figure3 --model resnet18 --data pictures --divisor 8 --dry-run")(study)
+    command(
+        "export runs/search.db > trainings.csv",
+        "export runs/search.db --format json",
+        "export runs/search.db --plot pictures",
+    )(export)
+    command(
+        "study figure8 --seeds 3",
+        "study cam --data pictures",
+        "study figure8 --alpha 1 --beta 1.15 --gamma 1.2",
+        "study figure3 --model resnet18 --data pictures --divisor 8 --dry-run",
+    )(study)

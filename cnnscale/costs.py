@@ -72,7 +72,7 @@ class CostModel:
         return self._in_projection(place, str(node.target) if node.op == "call_module" else caller(node))
 
     def _in_projection(self, place: Place, path: str) -> Place:
-        gained = next((gained for projection, gained in self._gained if projection.holds(path)), None)
+        gained = next((gained for projection, gained in self._gained if projection.child.holds(path)), None)
         return place._replace(gained=gained)
 
     @cached_property

@@ -30,6 +30,7 @@ _STEPS = 20  # bisection steps: 1e-5 of an exponent, finer than any rounding rul
 _BEYOND = 4.0  # how far beyond phi the exponent may go
 _WIDTHS = 6  # width exponents tried between the one found and phi
 _DEPTHS = 4  # depth exponents tried below the one found, where the widths do not move
+_FURTHER = (1.0, 1.5)  # how far beyond phi the exponents may go where nothing nearer is in tolerance
 _CHANGED = 0.95  # share of the weights that should move
 _CLOSING = 0.03  # how far an image that the strategy leaves alone may grow or shrink to close a gap
 _UNSEEN = 2  # pixels that strides may round away
@@ -113,9 +114,11 @@ def fit(space: Space, phi: float, target: float) -> Candidate:
     if phi and not space.holds("width") and not any(_moves(space, c) and not _turns_back(space, c, phi) for c in good):
         candidates += _wider(space, phi, target, candidates)
         good = _within(space, candidates, target)
-    if phi and not good:
-        candidates += _further(space, phi, target, candidates)
-        good = _within(space, candidates, target)
+    near = candidates
+    for beyond in _FURTHER:
+        if phi and not good:
+            candidates = near + _further(space, phi, target, near, beyond)
+            good = _within(space, candidates, target)
     if not good:
         return min(candidates, key=lambda c: _miss(c, target))
     return min(good, key=lambda c: _score(space, c, phi, target))
@@ -181,11 +184,12 @@ def _wider(space: Space, phi: float, target: float, tried: list[Candidate]) -> l
     return made
 
 
-def _further(space: Space, phi: float, target: float, tried: list[Candidate]) -> list[Candidate]:
+def _further(space: Space, phi: float, target: float, tried: list[Candidate], beyond: float) -> list[Candidate]:
     """Where no candidate is in tolerance: other depths, widths in small steps around those tried, unequal sides."""
-    depths = {round(c.depth + step / 2, 6) for c in tried for step in range(-2, 3)}
+    steps = range(-round(2 * beyond), round(2 * beyond) + 1)
+    depths = {round(c.depth + step / 2, 6) for c in tried for step in steps}
     widths = {round(c.width + step / 10, 6) for c in tried for step in range(-10, 11)}
-    span = sorted((0.0, phi + math.copysign(1.0, phi)))
+    span = sorted((0.0, phi + math.copysign(beyond, phi)))
     points = [
         (d, w) for d in sorted(depths) for w in sorted(widths) if span[0] <= d <= span[1] and span[0] <= w <= span[1]
     ]

@@ -514,7 +514,7 @@ class _Walk:
 
     def _in_baseline(self, name: str) -> str:
         """The name that a tensor of the extended baseline has in the baseline."""
-        return f"{self._origin(name).path}.{split_path(name)[1]}".lstrip(".")
+        return f"{self.analysis.known(self._origin(name)).path}.{split_path(name)[1]}".lstrip(".")
 
     def _note(self, name: str, recipe: Recipe) -> None:
         """Enter a recipe.

@@ -4,7 +4,8 @@ A *row* is what one container calls in turn, all of one shape. Blocks are of one
 equal parameters; the first block of a row, which may have a stride or a projection, is of any.
 
 1. Where the kinds take turns at the end of a row, twice at least (convolution, attention, convolution, attention;
-   dilations 1, 2, 1, 2), the turn is one block of several modules, and goes on as it went.
+   dilations 1, 2, 1, 2), the turn is one block of several modules, and goes on as it went. Blocks right before that
+   are of the same classes and kernels, but change the shape, are the turn that opens the stage.
 2. Else each run of one kind is a stage of its own. Together they grow as one stage does (:func:`rows`).
 """
 
@@ -35,7 +36,44 @@ def divided(trace: Trace, sites: Sequence[Site], added: Sequence[str] = ()) -> l
     for row in rows(trace, sites):
         blocks = [block for site in row for block in site.blocks]
         found += _divided(trace, blocks, added) if _is_plain(row) else row
-    return sorted(found, key=lambda site: site.blocks[0].start)
+    return _with_openings(trace, sorted(found, key=lambda site: site.blocks[0].start))
+
+
+def _with_openings(trace: Trace, sites: Sequence[Site]) -> list[Site]:
+    """The sites, with the turn that opens a stage of turns in it."""
+    found: list[Site] = []
+    for site in sites:
+        period = len(site.template.modules)
+        first = [block for before in found[-period:] for block in before.blocks]
+        if site.kind == "chain" and period > 1 and _opens(trace, first, site.blocks[0]):
+            found[-period:] = [Site((_joined(first), *site.blocks))]
+        else:
+            found.append(site)
+    return found
+
+
+def _opens(trace: Trace, blocks: Sequence[Block], turn: Block) -> bool:
+    """Whether the blocks are what the turn would be where the shape changes: its classes and kernels, one by one."""
+    paths = [path for block in blocks for path in block.modules]
+    ends = [*(block.inputs for block in blocks[1:]), turn.inputs]
+    chained = ends == [(block.output,) for block in blocks]
+    return (
+        len(paths) == len(blocks) == len(turn.modules)
+        and all(path.rpartition(".")[0] == turn.parent for path in paths)
+        and chained
+        and _are_closed(blocks, len(blocks))
+        and all(_same_kernels(trace, path, other) for path, other in zip(paths, turn.modules, strict=True))
+    )
+
+
+def _same_kernels(trace: Trace, path: str, other: str) -> bool:
+    one, two = trace.modules[path], trace.modules[other]
+    kernels = [
+        {name: layer.kernel_size for name, layer in block.named_modules() if isinstance(layer, _ConvNd)}
+        for block in (one, two)
+    ]
+    shared = kernels[0].keys() & kernels[1].keys()
+    return type(one) is type(two) and bool(shared) and all(kernels[0][name] == kernels[1][name] for name in shared)
 
 
 def rows(trace: Trace, sites: Sequence[Site]) -> list[list[Site]]:

@@ -27,9 +27,10 @@ from .kernels import KernelRules, follow_kernels, kernel_rules
 from .ops import replaced
 from .scales import follow_contractions
 from .shapes import Context
+from .shortcuts import OnMeta
 from .sources import solve
 from .stages import Block, is_sum, shape
-from .surgery import resize, write_attribute, write_literal
+from .surgery import Borrowed, add_children, resize, write_attribute, write_literal
 from .symbolic import Values
 from .tracing import Trace, caller, trace
 from .widths import groups
@@ -48,6 +49,8 @@ class Opening:
     block: Block
     modules: tuple[nn.Module, ...] = ()
     obstacle: str = ""
+    borrowed: tuple[Borrowed, ...] = ()
+    """The children that the block lacks."""
 
 
 def openings(analysis: Analysis) -> list[Opening]:
@@ -71,13 +74,13 @@ def _is_head(analysis: Analysis, block: Block) -> bool:
     return channels is not None and not channels.has_width
 
 
-def donor_for(block: Block, root: nn.Module, keeping: Iterable[Block]) -> nn.Module | None:
-    """Of the blocks that keep their shape, the module of the same class whose attributes are most like the block's."""
+def donor_for(block: Block, root: nn.Module, keeping: Iterable[Block]) -> Block | None:
+    """Of the blocks that keep their shape, that of the same class whose attributes are most like the block's."""
     if len(block.modules) > 1:
         return None
     mine = _names(root.get_submodule(block.path))
-    donors = [root.get_submodule(b.path) for b in keeping if b.cls == block.cls and b.path != block.path]
-    return max(donors, key=lambda donor: -len(mine ^ _names(donor)), default=None)
+    donors = [b for b in keeping if b.cls == block.cls and b.path != block.path]
+    return min(donors, key=lambda donor: len(mine ^ _names(root.get_submodule(donor.path))), default=None)
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -93,7 +96,15 @@ def _open(analysis: Analysis, block: Block, keeping: Iterable[Block], rules: Rul
         _widen_input(block, whole, rules, kernels)
     except CnnScaleError as error:
         return Opening(block, obstacle=f"its single block changes the shape and cannot be made to keep it: {error}")
-    best = _best(_variants(whole, donor_for(block, root, keeping)), shape(block.output)[1:])
+    donor, size = donor_for(block, root, keeping), shape(block.output)[1:]
+    whole_donor = root.get_submodule(donor.path) if donor is not None else None
+    names = _absent(whole_donor, whole) if whole_donor is not None else []
+    if donor is not None and names:
+        completed = _completed(whole, root, donor, names, size)
+        if completed is not None:
+            children = tuple(Borrowed(f"{block.path}.{name}", f"{donor.path}.{name}") for name in names)
+            return Opening(block, (completed,), borrowed=children)
+    best = _best(_variants(whole, whole_donor), size)
     if best is None:
         return Opening(block, obstacle="its single block changes the shape, and no variant of its class keeps it")
     return Opening(block, (best,) if len(modules) == 1 else tuple(best.children()))
@@ -125,8 +136,12 @@ def unstride(module: nn.Module) -> None:
 
 
 def _widen_input(block: Block, module: nn.Module, rules: Rules, kernels: KernelRules) -> None:
-    """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them."""
-    before, after = shape(block.inputs[0])[1:], shape(block.output)[1]
+    """Give ``module`` as many input channels as it has output channels, and derive its inner widths from them.
+
+    It is read at the sides that it will see, those that the block hands on: tables of places are made for these.
+    """
+    after, *sides = shape(block.output)[1:]
+    before = (shape(block.inputs[0])[1], *sides)
 
     def inner(path: str) -> Derived | None:
         return rules.get(_full_path(block, path))
@@ -202,6 +217,22 @@ def _apply(module: nn.Module, local: Context, numbers: Values) -> None:
             write_literal(module.get_submodule(caller(update.node)), update.value.hint, new)
     for place, value in solve(solved).items():
         write_attribute(module.get_submodule(place.module), place, value)
+
+
+def _completed(
+    module: nn.Module, root: nn.Module, donor: Block, names: Sequence[str], size: tuple[int, ...]
+) -> nn.Module | None:
+    """``module`` like the donor, with the children ``names`` that only the donor has (the norm of an input that is
+    added, say), at the width of ``size``; None where they do not fit."""
+    like = root.get_submodule(donor.path)
+    resized = meta_copy(like)
+    try:
+        resize_ends(resized, shape(donor.inputs[0])[1:], size[0])
+    except CnnScaleError:
+        return None
+    variant = _like(module, like, _absent(module, like))
+    add_children(variant, {name: resized.get_submodule(name) for name in names}, tuple(like._modules))
+    return variant if keeps_shape(variant, size) is not None and _trains(variant, size) else None
 
 
 def _variants(module: nn.Module, donor: nn.Module | None) -> Iterator[nn.Module]:
@@ -319,7 +350,8 @@ def _trains(module: nn.Module, size: Sequence[int]) -> bool:
     (image,) = example_batch(module, tuple(size)).tensors
     image.requires_grad_()
     try:
-        meta_copy(module).train()(image.clone()).sum().backward()
+        with OnMeta():
+            meta_copy(module).train()(image.clone()).sum().backward()
     except Exception:  # user code may raise anything
         return False
     return True

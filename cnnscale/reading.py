@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -34,10 +34,11 @@ from .tracing import Trace, trace
 __all__ = ["analyse", "fingerprint"]
 
 
-def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = ()) -> Analysis:
+def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = (), *, deepen: bool = True) -> Analysis:
     """Analyse ``model`` for inputs of ``input_size``; the model is not touched.
 
-    Where layers pinned by ``pin`` meet others, blocks get the projection that their class has elsewhere.
+    Where layers pinned by ``pin`` meet others, blocks get the projection that their class has elsewhere. Without
+    ``deepen`` no stage is to get more blocks, and copies of those that change their shape are not made.
 
     Raises:
         ModelError, TraceError, UnsupportedOpError: the model does not run, trace, or contains an unknown operation.
@@ -53,9 +54,10 @@ def analyse(model: nn.Module, input_size: InputSize, pin: Sequence[str] = ()) ->
             f"{type(model).__name__} has no convolution, so there is nothing that width, depth and resolution "
             "could scale together; cnnscale scales convolutional networks"
         )
-    analysis = _with_copies(_Base(model), input_size)
+    base = _Base(model, deepen=deepen)
+    analysis = _with_copies(base, input_size)
     made = projections(analysis, pin) if pin else []
-    return _with_copies(_Base(model, tuple(made)), input_size) if made else analysis
+    return _with_copies(replace(base, projections=tuple(made)), input_size) if made else analysis
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class _Base:
 
     model: nn.Module
     projections: tuple[Projection, ...] = ()
+    deepen: bool = True
 
     def meta(self) -> nn.Module:
         module = meta_copy(self.model)
@@ -71,7 +74,7 @@ class _Base:
         return module
 
     def sites(self, traced: Trace) -> list[Site]:
-        return divided(traced, find_stages(traced), [projection.path for projection in self.projections])
+        return divided(traced, find_stages(traced), [projection.child.path for projection in self.projections])
 
 
 def _with_copies(base: _Base, input_size: InputSize) -> Analysis:
@@ -79,7 +82,9 @@ def _with_copies(base: _Base, input_size: InputSize) -> Analysis:
     traced = trace(base.meta(), input_size)
     sites = base.sites(traced)
     plain = _analysis(base, traced, sites)
-    return plain if all(site.can_repeat for site in sites) else _extended(base, plain, openings(plain))
+    if not base.deepen or all(site.can_repeat for site in sites):
+        return plain
+    return _extended(base, plain, openings(plain))
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -89,15 +94,19 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _extended(base: _Base, plain: Analysis, made: list[Opening]) -> Analysis:
     """The analysis with the openings put in, as far as the model's forward takes them: where not all of them work
-    together, each is tried on its own."""
+    together, each is put beside those that do."""
     obstacles = {o.block.path: o.obstacle for o in made}
     usable = [o for o in made if o.modules]
     analysis = _with_openings(base, plain, usable, obstacles)
-    if analysis is None:
-        fitting = [o for o in usable if _with_openings(base, plain, [o], obstacles) is not None]
-        obstacles |= {o.block.path: _MISFIT for o in usable if o not in fitting}
-        analysis = _with_openings(base, plain, fitting, obstacles)
-    return plain if analysis is None else analysis
+    if analysis is not None:
+        return analysis
+    fitting: list[Opening] = []
+    for opening in usable:
+        if _with_openings(base, plain, [*fitting, opening], obstacles) is not None:
+            fitting.append(opening)
+        else:
+            obstacles[opening.block.path] = _MISFIT
+    return _with_openings(base, plain, fitting, obstacles) or plain
 
 
 _MISFIT = "a copy of its single block does not fit behind it"
@@ -116,7 +125,9 @@ def _with_openings(base: _Base, plain: Analysis, made: list[Opening], obstacles:
         return None
     if any(added.issuperset(path for block in site.blocks for path in block.modules) for site in sites):
         return None  # a copy that is a stage of its own repeats nothing
-    return _analysis(base, traced, sites, origins, obstacles)
+    analysis = _analysis(base, traced, sites, origins, obstacles)
+    analysis.borrowed = tuple(child for opening in made for child in opening.borrowed)
+    return analysis
 
 
 def _opened(base: _Base, made: list[Opening]) -> tuple[nn.Module, dict[str, Origin]]:
@@ -143,7 +154,7 @@ def _analysis(
     _walk_train_mode(ctx, traced, overrides)
     ctx.settle()
     origins, obstacles = origins or {}, obstacles or {}
-    stages = tuple(_stage(traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
+    stages = tuple(_stage(base, traced, site, joined.get(i), origins, obstacles) for i, site in enumerate(sites))
     analysis = Analysis(base.model, traced, ctx, stages, origins, values, traced.input_size, base.projections)
     for site in sites:
         _tie_ends(analysis, site)
@@ -157,13 +168,18 @@ def _analysis(
 
 
 def _stage(
-    traced: Trace, site: Site, joined: Concatenation | None, origins: dict[str, Origin], obstacles: dict[str, str]
+    base: _Base,
+    traced: Trace,
+    site: Site,
+    joined: Concatenation | None,
+    origins: dict[str, Origin],
+    obstacles: dict[str, str],
 ) -> Stage:
     made = sum(origins.get(block.path, Origin(block.path, 0)).copy for block in site.blocks)
     obstacle = ""
     if joined is not None:
         obstacle = joined.obstacle
-    elif not site.can_repeat:
+    elif not site.can_repeat and base.deepen:
         path = site.template.path
         obstacle = obstacles.get(origins.get(path, Origin(path, 0)).path) or "its last block changes the shape"
     elif _takes_more(traced, site.template):

@@ -19,7 +19,7 @@ from .errors import UsageError
 from .plans import Options, Plan
 from .strategies import Curve, Strategy, traits
 
-__all__ = ["DepthRounding", "Factor", "Request", "is_a", "moves_widths", "request"]
+__all__ = ["DepthRounding", "Factor", "Request", "is_a", "moves_depth", "moves_widths", "request"]
 
 DepthRounding: TypeAlias = Literal["ceil", "round", "floor"]
 Factor: TypeAlias = "float | Mapping[str, float] | None"
@@ -60,6 +60,14 @@ def moves_widths(asked: Request | Plan) -> bool:
     if asked.budget is not None:
         return asked.coefficients.at(1).width != 1
     return (asked.multipliers if asked.phi is None else asked.coefficients.at(asked.phi)).width != 1
+
+
+def moves_depth(asked: Request | Plan) -> bool:
+    """Whether the repeats of any stage are to move; the same for a request and the plan that was made of it."""
+    if asked.options.depth:
+        return True
+    on_curve = asked.phi is not None or asked.budget is not None
+    return (asked.coefficients.at(1) if on_curve else asked.multipliers).depth != 1
 
 
 def request(

@@ -33,7 +33,6 @@ from .stages import Block, called_blocks, is_number, is_sum, shape
 from .surgery import (
     Edit,
     Origin,
-    Projection,
     Undo,
     copies_of,
     edit_blocks,
@@ -68,6 +67,8 @@ class Rebuilt:
     form: Literal["module", "graph"]
     origins: dict[str, Origin]
     """Module path -> its path in the baseline, and which copy of it this is."""
+    places: dict[str, Origin]
+    """The same, but a child that the baseline's block lacks has the path that it would have there."""
     mismatch: str = ""
     """Why the native module could not be used."""
     notes: tuple[str, ...] = ()
@@ -85,9 +86,9 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
     paths = {origin: path for path, origin in origins.items()}
     expected = rewritten_graph(target, paths)
     mismatch, notes = _written_back(module, target, expected, origins)
-    known = {path: _known(origin, analysis.projections) for path, origin in origins.items()}
+    known = {path: analysis.known(origin) for path, origin in origins.items()}
     if not mismatch:
-        return Rebuilt(module, "module", known, notes=tuple(notes))
+        return Rebuilt(module, "module", known, origins, notes=tuple(notes))
     _same_in_training(model, target, mismatch)
     graph_module = _graph_module(meta_copy(module), expected.graph)
     problem = _difference(graph_module, target, expected, paths)
@@ -96,12 +97,7 @@ def rebuild(model: nn.Module, analysis: Analysis, repeats: Sequence[int], values
             f"the scaled {type(model).__name__} is not what was planned: {problem}; "
             f"its own class differs too: {mismatch}"
         )
-    return Rebuilt(graph_module, "graph", known, mismatch)
-
-
-def _known(origin: Origin, projections: Sequence[Projection]) -> Origin:
-    """The origin in the baseline, which has no projections."""
-    return next((p.origin(origin) for p in projections if p.holds(origin.path)), origin)
+    return Rebuilt(graph_module, "graph", known, origins, mismatch)
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ class Aligned:
     """Node -> the one of the extended baseline that it repeats, and which copy of its block it belongs to; for an
     Identity and for a residual that a class adds by itself, those of what it hands on or is added to."""
     origins: dict[str, Origin]
-    """Those of :class:`Rebuilt`."""
+    """The places of :class:`Rebuilt`."""
     repeats: tuple[int, ...]
     values: Values
     """The value of every atom at this input size."""
@@ -131,13 +127,13 @@ def align(
     if not own_size:
         at.update(analysis.side_values(analysis.inputs))
     target = Target(analysis, tuple(repeats), at)
-    expected = rewritten_graph(target, {origin: path for path, origin in rebuilt.origins.items()})
-    comparison = _compared(rebuilt.module, target, expected, rebuilt.origins)
+    expected = rewritten_graph(target, {origin: path for path, origin in rebuilt.places.items()})
+    comparison = _compared(rebuilt.module, target, expected, rebuilt.places)
     problem = comparison if isinstance(comparison, str) else comparison.run()
     if problem or isinstance(comparison, str):
         raise RewriteError(f"at the baseline's input size the scaled model computes something else: {problem}")
     sources = {got: expected.sources[want] for got, want in comparison.same.items()}
-    return Aligned(comparison.actual, sources, rebuilt.origins, target.repeats, at)
+    return Aligned(comparison.actual, sources, rebuilt.places, target.repeats, at)
 
 
 # --- 1. the graph -----------------------------------------------------------------------------------------------------
@@ -434,7 +430,8 @@ def _add_residuals(module: nn.Module, origins: dict[str, Origin], target: Target
         resolve = analysis.ctx.equations.resolve
         value = analysis.values[block.inputs[0]]
         size = tuple(resolve(dim).at(target.values) for dim in value.shape[1:])
-        flags = residual_flags(module.get_submodule(path), donor, size)
+        like = analysis.trace.module.get_submodule(donor.path)
+        flags = residual_flags(module.get_submodule(path), like, size)
         undo += [set_attribute(module.get_submodule(path), name, flag) for name, flag in flags.items()]
     return undo
 

@@ -29,7 +29,7 @@ from .plans import Family, Plan
 from .reading import analyse, fingerprint
 from .recipes import Gathered, Recipe
 from .records import Preservation, Scaling, Verification
-from .requests import DepthRounding, Factor, Request, is_a, moves_widths, request
+from .requests import DepthRounding, Factor, Request, is_a, moves_depth, moves_widths, request
 from .rewriting import Rebuilt, rebuild
 from .strategies import Curve
 from .surgery import Origin, split_path
@@ -303,7 +303,7 @@ def _read_for(plan: Plan, model: nn.Module) -> tuple[Part, Analysis, Planner]:
             f"the plan was made for a {plan.model} with other parameter shapes than this "
             f"{type(part.module).__name__}; make a new plan for this model"
         )
-    analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan))
+    analysis = analyse(part.module, plan.baseline_size, _pinned_apart(plan), deepen=moves_depth(plan))
     return part, analysis, Planner(analysis, plan.options)
 
 
@@ -337,7 +337,7 @@ def _analysis(part: Part, input_size: GivenSize | None, asked: Request) -> Analy
     if not all(isinstance(net.scaling, Scaling) for net in (part.whole, part.module) if hasattr(net, "scaling")):
         raise UsageError("the model has an attribute named 'scaling', where the record would go; rename it")
     inputs = Inputs.of(part.input_size if input_size is None else input_size)
-    return analyse(part.module, inputs.input_size, _pinned_apart(asked))
+    return analyse(part.module, inputs.input_size, _pinned_apart(asked), deepen=moves_depth(asked))
 
 
 def _pinned_apart(asked: Request | Plan) -> tuple[str, ...]:
@@ -421,7 +421,8 @@ def _carry_out(
     preservation: Preservation | None = None
     if made.is_identity:
         result = copy.deepcopy(model)
-        rebuilt = Rebuilt(result, "module", {path: Origin(path, 0) for path, _ in result.named_modules()})
+        places = {path: Origin(path, 0) for path, _ in result.named_modules()}
+        rebuilt = Rebuilt(result, "module", places, places)
     else:
         numbers = _numbers(analysis, planner, made)
         rebuilt = rebuild(model, analysis, numbers.repeats, numbers.values)

@@ -113,7 +113,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Split:
-    """A literal that cuts a channel dimension, ``part`` of ``whole``; or that is put beside it."""
+    """``part`` of ``whole``, a channel dimension: what a literal cuts off it or puts beside it, or what is joined."""
 
     part: Poly
     whole: Poly
@@ -147,6 +147,8 @@ class Context:
     """Attributes of the model's own modules that are numbers of channels."""
     splits: list[Split] = field(default_factory=list)
     pads: list[Split] = field(default_factory=list)
+    joins: list[Split] = field(default_factory=list)
+    """What concatenations are made of."""
     contractions: list[tuple[fx.Node, Poly]] = field(default_factory=list)
     """Products of two tensors: (node, the dimension that they are summed over)."""
     reaches: dict[str, tuple[Poly, list[Poly]]] = field(default_factory=dict)

@@ -14,21 +14,37 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own habit
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["Shortcuts", "is_plain"]
+__all__ = ["OnMeta", "Shortcuts", "is_plain"]
 
 _Answer: TypeAlias = torch.Tensor | None
 """None where torch itself is to answer."""
 
 
-class Shortcuts(TorchFunctionMode):
-    """While it is on, an operation of ``_RULES`` on meta tensors is not run where its rule has the answer."""
+class OnMeta(TorchFunctionMode):
+    """While it is on, tensors that a model makes on the CPU, where it is meant to run, meet those on the meta device:
+    an operation that refuses the two together is run with all of them on the latter."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+            if len({tensor.is_meta for tensor in tensors}) < 2:
+                raise
+        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        return func(*args, **kwargs)
+
+
+class Shortcuts(OnMeta):
+    """While it is on, an operation of ``_RULES`` on meta tensors is not run where its rule has the answer."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rule = _RULES.get(func) if args else None
-        answer = rule(*args, **kwargs) if rule is not None else None
-        return func(*args, **kwargs) if answer is None else answer
+        answer = rule(*args, **(kwargs or {})) if rule is not None else None
+        return super().__torch_function__(func, types, args, kwargs) if answer is None else answer
 
 
 def is_plain(value: object) -> bool:

@@ -127,7 +127,7 @@ def find_stages(trace: Trace) -> list[Site]:
     candidates = [site for run in runs for site in _split(run)]
     candidates = [_by_hand(trace, site) for site in candidates]
     several = [s for s in candidates if len(s.blocks) > 1]
-    chains = [s for s in several if s.template.layers > 1 or is_residual(trace, s.template)]
+    chains = [s for s in several if max(b.layers for b in s.blocks) > 1 or is_residual(trace, s.template)]
     alike = [s for s in several if s.template.layers == 1 and s.kind == "chain" and _alike(trace, s)]
     chains = _outside_known(candidates, chains)
     accepted = _innermost(chains)
@@ -231,8 +231,16 @@ def is_sum(node: fx.Node) -> bool:
 
 
 def is_residual(trace: Trace, block: Block) -> bool:
-    """Whether the block adds something to its own input."""
-    return block.keeps_shape and any(block.inputs[0] in n.args for n in _sums(trace, block))
+    """Whether the block adds something to its own input, or to what an Identity hands on of it."""
+    sums = _sums(trace, block)
+    return block.keeps_shape and any(block.inputs[0] in (_handed_on(trace, a) for a in n.all_input_nodes) for n in sums)
+
+
+def _handed_on(trace: Trace, node: fx.Node) -> fx.Node:
+    """What a node hands on: itself, save for the calls of Identities."""
+    while node.op == "call_module" and isinstance(trace.modules[str(node.target)], nn.Identity):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _chains(trace: Trace, block: Block) -> bool:
@@ -430,9 +438,10 @@ def _singles(
 ) -> list[Site]:
     """Stages of one block: of a class that is repeated elsewhere, or that occurs twice and wraps nothing, or in a row.
 
-    A wrapper holds a chain, or a residual block of a class that occurs twice, and is not itself repeated elsewhere; or
-    it is but a container of one block of a class of its own, and adds nothing to its input. Without a residual, layers
-    that are alike are a stage too, and what holds them is its wrapper.
+    The stem of such a class is none. A wrapper holds a chain, a block of a class that is repeated elsewhere, or a
+    residual block of a class that occurs twice, and is not itself repeated elsewhere; or it is but a container of one
+    block of a class of its own, and adds nothing to its input. Without a residual, layers that are alike are a stage
+    too, and what holds them is its wrapper.
     """
     known = {s.template.cls for s in accepted}
     alone = [s for s in candidates if len(s.blocks) == 1 and s.kind == "chain"]
@@ -449,12 +458,21 @@ def _singles(
     ]
     stacks = {path for path, _ in _held(alike)}
     lone = [s for s in _outside(lone, accepted) if not _is_gate(s.template) and _chains(trace, s.template)]
-    lone = [s for s in lone if not _is_linear(trace, s.template)]
+    lone = [s for s in lone if not _is_linear(trace, s.template) and not _is_stem(trace, s.template, accepted)]
+    holding = {path for path, _ in _held(s for s in lone if s.template.cls in known)}
+    lone = [s for s in lone if s.template.path not in holding or s.template.cls in known]
     blocks = [s for s in lone if s.template.path not in stacks or _has_residual(trace, s.template)]
     twice = {cls for cls, times in Counter(s.template.cls for s in blocks).items() if times > 1} - {"Sequential"}
     layers = [s for s in alone if s.template.layers == 1 and not is_leaf(trace.modules[s.template.path])]
     listed = [s for s in [*lone, *_outside(layers, accepted)] if _is_listed(trace, s.template, accepted)]
     return _outermost([*(s for s in lone if s.template.cls in known | twice), *listed])
+
+
+def _is_stem(trace: Trace, block: Block, accepted: list[Site]) -> bool:
+    """Whether the block takes the image and stands on its own, where all stages of its class are held in containers."""
+    stages = [s.template.parent for s in accepted if s.template.cls == block.cls]
+    held = [isinstance(trace.modules[parent], _CONTAINERS) for parent in (block.parent, *stages)]
+    return block.inputs[0].op == "placeholder" and len(held) > 1 and not held[0] and all(held[1:])
 
 
 def _is_listed(trace: Trace, block: Block, accepted: list[Site]) -> bool:

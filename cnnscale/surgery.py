@@ -21,10 +21,12 @@ from .stages import Block
 
 __all__ = [
     "CONTAINERS",
+    "Borrowed",
     "Edit",
     "Origin",
     "Projection",
     "Undo",
+    "add_children",
     "copies_of",
     "edit_blocks",
     "forget_cached",
@@ -45,6 +47,21 @@ class Origin(NamedTuple):
 
     path: str
     copy: int
+
+
+class Borrowed(NamedTuple):
+    """A child at ``path`` that the baseline's own block lacks; it was made after the baseline's module ``donor``."""
+
+    path: str
+    donor: str
+
+    def holds(self, path: str) -> bool:
+        """Whether the module at ``path`` belongs to the new child."""
+        return f"{path}.".startswith(f"{self.path}.")
+
+    def origin(self, origin: Origin) -> Origin:
+        """``origin``, or for a module of the new child the one in the baseline that it was made after."""
+        return Origin(self.donor + origin.path[len(self.path) :], 1) if self.holds(origin.path) else origin
 
 
 @dataclass(frozen=True)
@@ -68,27 +85,25 @@ class Projection:
     """The children of the donor's block in their order."""
 
     @property
-    def path(self) -> str:
-        return f"{self.block}.{self.name}".lstrip(".")
-
-    def holds(self, path: str) -> bool:
-        """Whether the module at ``path`` belongs to the new child."""
-        return f"{path}.".startswith(f"{self.path}.")
-
-    def origin(self, origin: Origin) -> Origin:
-        """``origin``, or for a module of the new child the one in the baseline that it was made after."""
-        return Origin(self.donor + origin.path[len(self.path) :], 1) if self.holds(origin.path) else origin
+    def child(self) -> Borrowed:
+        """The new child."""
+        return Borrowed(f"{self.block}.{self.name}".lstrip("."), self.donor)
 
 
 def project(root: nn.Module, projections: Iterable[Projection]) -> None:
     """Carry out ``projections``; each new child stands where the donor's author has it."""
     for made in projections:
-        block = root.get_submodule(made.block)
-        setattr(block, made.name, meta_copy(made.module))
-        names = [n for n in made.order if n in block._modules] + [n for n in block._modules if n not in made.order]
-        children = {name: block._modules[name] for name in names}
-        block._modules.clear()
-        block._modules.update(children)
+        add_children(root.get_submodule(made.block), {made.name: meta_copy(made.module)}, made.order)
+
+
+def add_children(block: nn.Module, made: Mapping[str, nn.Module], order: Sequence[str]) -> None:
+    """Give ``block`` new children, in the places that they have in ``order``."""
+    for name, child in made.items():
+        setattr(block, name, child)
+    names = [n for n in order if n in block._modules] + [n for n in block._modules if n not in order]
+    children = {name: block._modules[name] for name in names}
+    block._modules.clear()
+    block._modules.update(children)
 
 
 def split_path(path: str) -> tuple[str, str]:

@@ -28,9 +28,10 @@ from torch.nn.utils import parametrize
 
 from .batches import Batch, example_batch
 from .copying import plain_containers
+from .creations import sizes_taken
 from .errors import ModelError, TraceError
 from .inputs import Inputs, InputSize
-from .shortcuts import Shortcuts, is_plain
+from .shortcuts import OnMeta, Shortcuts, is_plain
 from .sources import Attribute
 
 __all__ = [
@@ -121,7 +122,7 @@ def trace(module: nn.Module, input_size: InputSize, *, train: bool = False) -> T
     module.train()  # where models forget what they computed for eval mode
     module.train(train)
     batch = example_batch(module, input_size)
-    with _scripting_refused(module), state_kept(module), _attributes_marked(module), torch.no_grad():
+    with _scripting_refused(module), state_kept(module), _attributes_marked(module), sizes_taken(), torch.no_grad():
         tracer = Tracer(batch.arguments(module))
         try:
             graph = tracer.trace(module)
@@ -373,7 +374,8 @@ def _failure(
     where = user_frame(error.__traceback__)
     kind, reason = type(error).__name__, str(error).strip().split("\n")[0]
     try:
-        batch.into(module)
+        with OnMeta():
+            batch.into(module)
     except Exception as own:  # the user's model fails by itself
         data = "meta" in str(own) and ("item" in str(own) or "local_scalar" in str(own) or "data" in str(own))
         if not data:
@@ -383,10 +385,14 @@ def _failure(
                 "pass the (C, H, W) that the model takes as input_size, of several inputs that of each"
             )
     node = f" after node {last.name!r}" if last is not None else ""
+    sizes = any(cls.__name__ in reason for cls in (_Value, Attribute))
     return TraceError(
-        f"cannot trace {type(module).__name__}{node}: {kind}: {reason}{where}; "
-        "control flow that depends on the data cannot be scaled: make it depend on shapes, or scale a submodule"
+        f"cannot trace {type(module).__name__}{node}: {kind}: {reason}{where}; {_SIZES if sizes else _DATA}"
     )
+
+
+_DATA = "control flow that depends on the data cannot be scaled: make it depend on shapes, or scale a submodule"
+_SIZES = "it takes no traced sizes: use x.new_zeros(sizes), torch.zeros(sizes) or the like, or scale a submodule"
 
 
 def argument_of(node: fx.Node) -> str:

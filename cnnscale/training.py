@@ -60,6 +60,16 @@ class Classification:
     def __call__(self, model: nn.Module, trial: Trial) -> float:
         return _Run(self, model, trial).score()
 
+    def pictures(self, split: Split, input_size: InputSize) -> tuple[torch.Tensor, torch.Tensor]:
+        """A split as a net of this input size takes it, (N, C, H, W), and its labels, (N,).
+
+        Raises:
+            UsageError: there is no such split, or the net takes something else.
+        """
+        size = _picture_size(input_size)
+        pictures, (mean, std) = _resized(self.data, split, size), _moments(self.data, size)
+        return (pictures.images.float() / 255 - mean) / std, pictures.labels
+
     def images(self, share: float) -> int:
         """How many pictures one training sees."""
         return self.epochs_of(share) * count_pictures(self.data, "train")

@@ -50,7 +50,7 @@ class Group:
     derived: Derived | None = None
     base: Poly | None = None
     whole: Poly | None = None
-    """For a literal that cuts channels, or pads them: the channels."""
+    """For a literal that cuts channels, or pads them, or a weight that lies beside others: the channels."""
 
     @property
     def width(self) -> int:
@@ -78,7 +78,9 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
     scalable = {a for poly in producers.values() for a in poly.atoms() if a.is_width}
     cuts = {a: s for s in analysis.ctx.splits for a in resolve(s.part).atoms() if a.is_width}
     scalable |= set(cuts)
-    wholes = {a: s for s in analysis.ctx.pads for a in resolve(s.part).atoms() if a.is_width} | cuts
+    joined = {a: s for s, a in _joined(analysis) if a not in scalable}
+    scalable |= set(joined)
+    wholes = {a: s for s in analysis.ctx.pads for a in resolve(s.part).atoms() if a.is_width} | joined | cuts
     layers: dict[Atom, list[tuple[str, int]]] = defaultdict(list)
     for path, poly in producers.items():
         single = poly.single()
@@ -99,6 +101,15 @@ def groups(analysis: Analysis, divisor: int, told: Sequence[tuple[str, str]] = (
         whole = None if whole is None or atom in set(whole.atoms()) else whole
         found.append(Group(atom, name, tuple(path for path, _ in own), unit, derived, base, whole))
     return _ordered(found)
+
+
+def _joined(analysis: Analysis) -> Iterator[tuple[Split, Atom]]:
+    """The parts of concatenations that are widths by themselves, where the whole is given: weights side by side."""
+    resolve = analysis.ctx.equations.resolve
+    for split in analysis.ctx.joins:
+        single = resolve(split.part).single()
+        if single is not None and single[1].is_width and single[1] not in set(resolve(split.whole).atoms()):
+            yield split, single[1]
 
 
 def _ordered(found: list[Group]) -> list[Group]:
@@ -174,7 +185,7 @@ def _choice(group: Group, width: float, values: Values, divisor: int, round_limi
         whole = group.whole.at(values)
         wanted = whole * now / group.whole.hint
         most = max(1, whole - 1) if now < group.whole.hint else int(wanted)
-        return Choice(group, min(max(1, int(wanted)), most), wanted, "in proportion to what it cuts or pads")
+        return Choice(group, min(max(1, int(wanted)), most), wanted, "in proportion to what it is part of")
     wanted = unit * now * width
     if width == 1:
         return Choice(group, now, wanted, "unchanged")
@@ -252,7 +263,9 @@ def meeting(analysis: Analysis, path: str, pinned: Mapping[str, str]) -> tuple[f
     resolve = analysis.ctx.equations.resolve
     width = resolve(analysis.ctx.producers[path])
     node = next((node for node, dim in analysis.ctx.sums if resolve(dim) == width), None)
-    free = (p for p in analysis.ctx.producers if p not in pinned and not any(q.holds(p) for q in analysis.projections))
+    free = (
+        p for p in analysis.ctx.producers if p not in pinned and not any(q.child.holds(p) for q in analysis.projections)
+    )
     other = next((p for p in free if resolve(analysis.ctx.producers[p]) == width), None)
     return None if node is None or other is None or not width.has_width else (node, other)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from cnnscale.errors import ModelError, UsageError
 from cnnscale.plans import Cost, Options, Plan
 from cnnscale.records import Scaling, Verification
 from cnnscale.timing import settings as settings_module
-from cnnscale.timing import time_model
+from cnnscale.timing import time_model, time_models
 from cnnscale.timing.devices import Cpu, Cuda, is_out_of_memory
 from cnnscale.timing.memory import counted_growth, resident_growth
 from cnnscale.timing.settings import Settings
@@ -205,14 +206,15 @@ class TestRows:
 
     def test_an_interrupt_while_timing_keeps_whole_rounds(self):
         class Interrupted(Net):
-            end = time.perf_counter() + 1.5
+            end = math.inf
 
             def forward(self, x):
                 if time.perf_counter() > self.end:
                     raise KeyboardInterrupt
+                self.end = min(self.end, time.perf_counter() + 2.5)
                 return super().forward(x)
 
-        slow = dataclasses.replace(FAST, time_limit_s=3, min_time_s=60)
+        slow = dataclasses.replace(FAST, time_limit_s=5, min_time_s=60)  # warm after a second of them
         report = compare([variant(0), variant(1, lambda: scaled(Interrupted(), 1))], slow)
         assert report.interrupted
         assert [len(row.timing.rounds_ms) > 0 for row in report.rows] == [True, True]
@@ -390,6 +392,19 @@ class TestWorkload:
 
 class TestOneModel:
     """What measured budgets ask for."""
+
+    def test_what_slows_the_machine_down_for_a_while_slows_all(self, monkeypatch):
+        """Timed one after the other, the one that was being timed would have looked ten times as slow."""
+        now = [0.0]
+
+        def step(workload, runs):
+            now[0] += 0.01 * (10 if 1.0 < now[0] < 2.0 else 1) * runs
+            return [0.01 * (10 if 1.0 < now[0] < 2.0 else 1)] * runs
+
+        monkeypatch.setattr(Workload, "times", step)
+        limits = dataclasses.replace(FAST, min_time_s=1.0, time_limit_s=5.0)
+        taken = time_models({name: (Net(), SIZE) for name in "abc"}, limits)
+        assert [one.latency_ms for one in taken.values()] == pytest.approx([10.0] * 3)
 
     def test_it_is_timed_with_its_spread(self):
         taken = time_model(Net(), SIZE, FAST)

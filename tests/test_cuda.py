@@ -66,7 +66,9 @@ class Hungry(nn.Module):
 def test_out_of_memory_halves_the_batch_of_all():
     cost = Cost(macs=1000, params=1, activations=1)
     variants = [
-        Variant(model="net", name=name, phi=None, build=lambda net=net: Built(net, (3, 8, 8), cost))
+        Variant(
+            model="net", name=name, phi=None, build=lambda net=net: Built(model=net, input_size=(3, 8, 8), cost=cost)
+        )
         for name, net in (("small", nn.Sequential(nn.Conv2d(3, 8, 3))), ("hungry", Hungry(0.3)))
     ]
     done = compare(variants, FAST)

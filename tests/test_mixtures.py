@@ -225,3 +225,39 @@ def test_the_copy_of_a_block_with_a_projection_is_of_its_kind():
     scaled = cnnscale.scale(net, depth=2, input_size=SIZE)
     assert [len(stage) for stage in scaled[:3]] == [2, 2, 6]
     assert [[block.shortcut is None for block in stage] for stage in scaled[:2]] == [[False, True]] * 2
+
+
+class Half(nn.Module):
+    """Half of a separable block; the norm of its input is added where the shapes agree."""
+
+    def __init__(self, inputs, outputs, kernel, stride=1):
+        super().__init__()
+        self.identity = nn.BatchNorm2d(inputs) if inputs == outputs and stride == 1 else None
+        groups = inputs if kernel > 1 else 1
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.scale = nn.Conv2d(inputs, outputs, 1, stride, groups=inputs, bias=False) if kernel > 1 else None
+
+    def forward(self, x):
+        y = self.conv(x) + (0 if self.identity is None else self.identity(x))
+        return (y if self.scale is None else y + self.scale(x)).relu()
+
+
+def halves(*repeats):
+    net, width = [nn.Conv2d(3, 8, 3)], 8
+    for pairs in repeats:
+        blocks = []
+        for i in range(pairs):
+            inputs = 2 * width if i else width
+            blocks += [Half(inputs, inputs, 3, 1 if i else 2), Half(inputs, 2 * width, 1)]
+        net.append(nn.Sequential(*blocks))
+        width *= 2
+    return nn.Sequential(*net, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+def test_the_turn_that_changes_the_shape_opens_its_stage():
+    result = cnnscale.scale(halves(3, 4), depth=2, input_size=(3, 32, 32))
+    assert [(s.path, s.repeats, s.new_repeats) for s in result.scaling.plan.stages] == [("1", 3, 6), ("2", 4, 8)]
+    by_hand = halves(6, 8)
+    by_hand.load_state_dict(result.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(by_hand.eval()(image), result.eval()(image))

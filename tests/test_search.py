@@ -132,7 +132,7 @@ def never(model: torch.nn.Module, trial) -> float:
 def _stopwatch():
     """Wider nets are quicker, sharper ones need more memory; real timing has its own tests."""
 
-    def timed(model, input_size, settings) -> Measurement:
+    def one(model, input_size) -> Measurement:
         milliseconds = 100 / model.head.in_features
         memory = input_size[-1] * 1000
         return Measurement(
@@ -145,8 +145,11 @@ def _stopwatch():
             device_name="a machine",
         )
 
+    def timed(models, settings) -> dict[str, Measurement]:
+        return {name: one(*each) for name, each in models.items()}
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cnnscale.searching.search.time_model", timed)
+        patch.setattr("cnnscale.searching.search.time_models", timed)
         yield
 
 

@@ -281,3 +281,158 @@ def test_blocks_that_hand_on_sizes_repeat():
     assert [(s.path, s.repeats, s.new_repeats) for s in result.scaling.plan.stages] == [("blocks", 3, 6)]
     assert result.scaling.form == "module"
     assert result(torch.rand(2, 3, 48, 48)).shape == (2, 5)
+
+
+class Placed(nn.Module):
+    """Halves the map, then adds a table made for its new side."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, side: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.table = nn.Parameter(torch.zeros(side * side))
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride)) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.shortcut(x) + (y.flatten(2) * self.table).view_as(y)
+
+
+def test_a_table_of_places_is_that_of_the_map_behind_the_stride():
+    stages = [nn.Sequential(Placed(16, 32, 2, 8)), nn.Sequential(Placed(32, 64, 2, 4))]
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    result = cnnscale.scale(net, depth=2, input_size=(3, 32, 32))
+    assert [[tuple(block.table.shape) for block in result[i]] for i in (1, 2)] == [[(64,), (64,)], [(16,), (16,)]]
+
+
+class Reparametrised(nn.Module):
+    """Sums a norm of its input, where that has the shape of the output, with two convolutions."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.identity = nn.BatchNorm2d(inputs) if inputs == outputs and stride == 1 else None
+        self.wide, self.narrow = (nn.Conv2d(inputs, outputs, k, stride, k // 2, bias=False) for k in (3, 1))
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        y = self.wide(x) + self.narrow(x)
+        if self.identity is not None:
+            y = y + self.identity(x)
+        return self.norm(y).relu()
+
+
+class Repeated(nn.Module):
+    """A stem and stages of one class of block."""
+
+    def __init__(self, *depths, width=16):
+        super().__init__()
+        widths = [width * 2**i for i in range(len(depths) + 1)]
+        self.stem = Reparametrised(3, width, 2)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(*(Reparametrised(outputs if i else inputs, outputs, 1 if i else 2) for i in range(depth)))
+                for inputs, outputs, depth in zip(widths, widths[1:], depths, strict=False)
+            )
+        )
+        self.head = nn.Linear(widths[-1], 10)
+
+    def forward(self, x):
+        return self.head(self.stages(self.stem(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("options", [{"depth": 2}, {"depth": 3, "width": 1.5}])
+def test_a_copy_has_the_child_that_only_blocks_of_equal_shapes_have(options):
+    baseline = Repeated(1, 3, 1)
+    result = cnnscale.scale(baseline, input_size=(3, 32, 32), **options)
+    depth, width = options["depth"], result.stem.norm.num_features
+    by_hand = Repeated(depth, 3 * depth, depth, width=width)
+    assert result.scaling.form == "module"
+    assert type(result.stem) is Reparametrised  # that of the image is no stage
+    assert list(result.state_dict()) == list(by_hand.state_dict())
+    by_hand.load_state_dict(result.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(by_hand.eval()(image), result.eval()(image))
+
+
+def test_a_child_that_the_baseline_lacks_is_drawn_like_that_of_another_block():
+    baseline = Repeated(1, 3, 1)
+    for block in baseline.modules():
+        if isinstance(block, Reparametrised) and block.identity is not None:
+            nn.init.constant_(block.identity.weight, 0.25)
+    child = cnnscale.scale(baseline, depth=2, input_size=(3, 32, 32), seed=0).stages[0][1].identity
+    assert (child.num_features, child.weight.unique().tolist(), child.bias.unique().tolist()) == (32, [0.25], [0])
+
+
+def test_a_copy_with_a_child_that_the_baseline_lacks_starts_as_an_identity():
+    baseline = Repeated(1, 3, 1)
+    result = cnnscale.scale(baseline, depth=2, input_size=(3, 32, 32), weights="preserve", seed=0)
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(result.eval()(image), baseline.eval()(image))
+
+
+def test_a_stem_of_the_class_of_blocks_is_a_stage_where_these_stand_by_themselves_too():
+    class Flat(nn.Sequential):
+        pass
+
+    blocks = [Reparametrised(*sizes) for sizes in ((3, 16, 2), (16, 32, 2), (32, 32, 1))]
+    net = Flat(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    plan = cnnscale.plan(net, depth=2, input_size=(3, 32, 32))
+    assert [(stage.path, stage.new_repeats) for stage in plan.stages] == [("0", 2), ("1", 4)]
+
+
+def small_mobilenet():
+    return timm.create_model("mobilenetv2_050", num_classes=10)
+
+
+@pytest.mark.parametrize("make", [lambda: Repeated(1, 3, 1), small_mobilenet], ids=["own", "timm"])
+@pytest.mark.parametrize("width", [0.5, 1.5])
+def test_widths_are_the_same_whether_or_not_depth_could_move(make, width):
+    with torch.device("meta"):
+        baseline = make()
+    options = {"width": width, "input_size": (3, 32, 32)}
+    alone = cnnscale.scale(baseline, **options)
+    stage = alone.scaling.plan.stages[-1].path
+    both = cnnscale.scale(baseline, depth={f"^{stage}$": 1}, **options)
+    assert [(n, t.shape) for n, t in alone.state_dict().items()] == [(n, t.shape) for n, t in both.state_dict().items()]
+    assert alone.scaling.plan.after == both.scaling.plan.after
+    assert alone.scaling.plan.stages == both.scaling.plan.stages
+    assert not [width.name for width in alone.scaling.plan.widths if "copy" in width.name]
+
+
+class Aggregating(nn.Module):
+    def __init__(self, inputs, outputs, residual):
+        super().__init__()
+        self.residual = residual
+        self.layers = nn.ModuleList([nn.Conv2d(inputs, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)])
+        self.aggregate = nn.Conv2d(inputs + 16, outputs, 1)
+
+    def forward(self, x):
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1]).relu())
+        y = self.aggregate(torch.cat(states, 1))
+        return x + y if self.residual else y
+
+
+class Downsampled(nn.Module):
+    def __init__(self, inputs, outputs, repeats):
+        super().__init__()
+        self.down = nn.Conv2d(inputs, inputs, 3, 2, 1, groups=inputs)
+        self.blocks = nn.Sequential(*(Aggregating(outputs if i else inputs, outputs, i > 0) for i in range(repeats)))
+
+    def forward(self, x):
+        return self.blocks(self.down(x))
+
+
+def aggregated(*repeats):
+    widths = [16, 32, 48, 64]
+    stages = [Downsampled(*sizes) for sizes in zip(widths, widths[1:], repeats, strict=False)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[len(stages)], 10)]
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Sequential(*stages), *head)
+
+
+def test_a_wrapper_of_a_lone_block_whose_class_repeats_elsewhere_is_no_stage():
+    result = cnnscale.scale(aggregated(1, 2, 1), depth=2, input_size=(3, 32, 32))
+    by_hand = aggregated(2, 4, 2)
+    by_hand.load_state_dict(result.state_dict())
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(by_hand.eval()(image), result.eval()(image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -125,6 +126,24 @@ def chunk(ctx: Context, x: Sym, chunks: int, dim: int = 0) -> tuple[Sym, ...]:
     return parts_of_today(ctx, x, dim)
 
 
+@rule("tensor_split")
+def tensor_split(ctx: Context, x: Sym, indices_or_sections: Any, dim: int = 0) -> tuple[Sym, ...]:
+    """In so many parts, of which the first may be longer by one; or at bounds."""
+    whole = x.shape[dim]
+    if is_size(indices_or_sections):
+        count = today_of(indices_or_sections)
+        if ctx.is_channel(whole):
+            return chunk(ctx, x, count, dim)
+        parts = [ctx.call("floordiv", whole + (count - 1 - i), count) for i in range(count)]
+    elif isinstance(indices_or_sections, (tuple, list)):
+        inner = [cut(ctx, i, whole) if ctx.is_channel(whole) else as_poly(i) for i in indices_or_sections]
+        bounds = [as_poly(0), *inner, whole]
+        parts = [end - start for start, end in pairwise(bounds)]
+    else:
+        unknown(ctx, x)
+    return tuple(replaced(x, dim, part) for part in parts)
+
+
 @rule("glu")
 def glu(ctx: Context, x: Sym, dim: int = -1) -> Sym:
     return chunk(ctx, x, 2, dim)[0]
@@ -158,7 +177,9 @@ def _parts(ctx: Context, whole: Poly, wanted: Sequence[Any]) -> list[Poly]:
 
 @rule("unbind")
 def unbind(ctx: Context, x: Sym, dim: int = 0) -> tuple[Sym, ...]:
+    """Whoever takes each by itself takes as many as today, of pixels too."""
     count = ctx.constant(x.shape[dim], "it is unbound")
+    ctx.equate(x.shape[dim], count)
     shape = list(x.shape)
     del shape[dim]
     return (Sym(tuple(shape)),) * count

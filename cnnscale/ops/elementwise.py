@@ -25,7 +25,8 @@ log2 logical_and logical_not logical_or logsigmoid lt masked_fill maximum minimu
 nan_to_num normalize ones_like pow rand_like randn_like reciprocal relu relu6 remainder round rrelu rsqrt rsub selu
 sigmoid sign silu sin sinh softmax log_softmax softmin softplus softshrink softsign sqrt square sub subtract swish tan
 tanh tanhshrink threshold to truediv true_divide type_as where xor zeros_like full_like fill cumsum requires_grad_ roll
-flip cuda cpu type local_response_norm _weight_norm torchvision.ops.stochastic_depth.stochastic_depth
+flip cuda cpu type empty_like zero uniform normal local_response_norm _weight_norm
+torchvision.ops.stochastic_depth.stochastic_depth
 """
 
 
@@ -68,7 +69,7 @@ def meshgrid(ctx: Context, *tensors: Any, **kwargs: Any) -> Any:
     return (Sym(tuple(sides)),) * len(axes)
 
 
-@rule("new_empty", "new_zeros", "new_ones", "new_full", "empty", "zeros", "ones", "rand", "randn", "full")
+@rule("new", "new_empty", "new_zeros", "new_ones", "new_full", "empty", "zeros", "ones", "rand", "randn", "full")
 def made(ctx: Context, *args: Any, **kwargs: Any) -> Sym:
     sizes = args[1:] if isinstance(args[0], Sym) else args
     return Sym(tuple(soft(ctx, s) for s in (sizes[0] if isinstance(sizes[0], (tuple, list)) else sizes)))

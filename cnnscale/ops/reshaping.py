@@ -193,6 +193,7 @@ def unsqueeze(ctx: Context, x: Sym, dim: int) -> Sym:
 def cat(ctx: Context, tensors: Sequence[Sym], dim: int = 0) -> Sym:
     dim %= len(tensors[0].shape)
     total = sum((t.shape[dim] for t in tensors[1:]), tensors[0].shape[dim])
+    ctx.joins += [Split(t.shape[dim], total, ctx.node) for t in tensors if ctx.is_channel(t.shape[dim])]
     shape = broadcast(ctx, [replaced(t, dim, as_poly(1)).shape for t in tensors])
     return replaced(Sym(shape), dim, total)
 

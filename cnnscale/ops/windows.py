@@ -119,6 +119,21 @@ def interpolate(ctx: Context, input: Sym, size: Any = None, scale_factor: Any = 
     return Sym((*input.shape[:2], *sides))
 
 
+@rule("grid_sample")
+def grid_sample(ctx: Context, input: Sym, grid: Sym, *args: Any, **kwargs: Any) -> Sym:
+    """A map read at places, (N, H, W, 2) of them."""
+    ctx.constant(grid.shape[-1], "it holds the coordinates of a place")
+    return Sym((*input.shape[:2], *grid.shape[1:-1]))
+
+
+@rule("affine_grid")
+def affine_grid(ctx: Context, theta: Sym, size: Any, *args: Any, **kwargs: Any) -> Sym:
+    """The places where an affine map, (N, 2, 3), puts the pixels of ``size``."""
+    rows = ctx.constant(theta.shape[1], "it holds the coordinates of a place")
+    ctx.constant(theta.shape[2], "it is the matrix of an affine map")
+    return Sym((theta.shape[0], *map(as_poly, tuple(size)[2:]), as_poly(rows)))
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(ctx: Context, x: Sym, upscale_factor: int) -> Sym:
     n, c, h, w = x.shape

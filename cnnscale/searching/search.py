@@ -23,7 +23,7 @@ from cnnscale.inputs import GivenSize
 from cnnscale.planning import Planner
 from cnnscale.reading import analyse
 from cnnscale.scaling import apply, plan
-from cnnscale.timing import Settings, time_model
+from cnnscale.timing import Settings, time_models
 
 from .candidates import Candidates, LeftOut, find_candidates
 from .engine import MAX_RETRIES, Driver
@@ -218,17 +218,23 @@ def identity(train_fn: Any) -> str:
 
 
 def _measured(ready: Prepared, ledger: Ledger, timing: Settings) -> dict[str, dict[str, Any]]:
-    """Latency and memory of each candidate, measured once per store."""
+    """Latency and memory of each candidate, measured once per store, all in the same rounds."""
     known = ledger.facts()
-    for member in ready.candidates.members:
-        if member.name not in known:
-            timed = time_model(apply(ready.model, member.plan), member.plan.input_size, timing)
-            facts = {
+    unknown = [member for member in ready.candidates.members if member.name not in known]
+    timing = replace(timing, time_limit_s=timing.time_limit_s * max(1, len(unknown)))
+    timed = time_models({m.name: (apply(ready.model, m.plan), m.plan.input_size) for m in unknown}, timing)
+    ledger.add_candidates(
+        (
+            member.name,
+            member.plan.to_json(),
+            {
                 "macs": member.plan.after.macs,
-                "latency_ms": timed.latency_ms,
-                "peak_memory_bytes": timed.peak_memory_bytes,
-            }
-            ledger.add_candidates([(member.name, member.plan.to_json(), facts)])
+                "latency_ms": timed[member.name].latency_ms,
+                "peak_memory_bytes": timed[member.name].peak_memory_bytes,
+            },
+        )
+        for member in unknown
+    )
     return ledger.facts()
 
 

@@ -131,7 +131,8 @@ def run_study(
         checkpoints: folder that all workers see.
         resume: False refuses a store that is in use already.
         watch: called with the ledger after every change.
-        options: ``input_size``, ``divisor``, and what else :func:`cnnscale.plan` takes.
+        options: ``input_size``, ``divisor``, and what else :func:`cnnscale.plan` takes; for figure 8 also
+            ``coefficients``, which are one more line.
 
     Raises:
         UsageError: there is no such figure, or no seed.
