@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import search_jobs
 import torch
-from test_search_engine import LONG, Here, alive, until
+from test_search_engine import LONG, Here, alive, interruptible, until  # noqa: F401  # a fixture
 from typer.testing import CliRunner
 
 from cnnscale import cli
@@ -87,13 +87,14 @@ def test_a_search_is_shown_ranked_and_exported(command: list[str], here, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_stops_cleanly_and_the_same_command_goes_on(command: list[str], here, tmp_path: Path):
-    command[command.index("--epochs") + 1] = "10"
-    command[command.index("--seeds") + 1] = "1"
+    command[command.index("--epochs") + 1] = "40"
+    command += ["--rungs", "0.05", "1"]  # the first training is soon over, and the last ones not before it is stopped
     with (tmp_path / "stderr").open("w") as stderr:
         run = subprocess.Popen(
             [sys.executable, "-m", "cnnscale", *command],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
@@ -106,7 +107,7 @@ def test_control_c_stops_cleanly_and_the_same_command_goes_on(command: list[str]
         until(lambda: any(task.state == "done" for task in ledger.tasks()))
     left = children(run.pid)
     run.send_signal(signal.SIGINT)
-    assert run.wait(20) == 130
+    assert run.wait(60) == 130
     assert not any(map(alive, left))
     said = (tmp_path / "stderr").read_text()
     assert "keeps what is done; the same command goes on with it" in said

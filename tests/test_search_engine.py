@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,7 +87,7 @@ def test_who_comes_back_from_the_dead_is_refused(store: Ledger):
     assert again.task.id == late.task.id
     assert again.token == late.token + 1
     assert not store.finish(late, 0.1, 1.0)
-    assert not store.release(late)
+    assert store.release("elsewhere:1:a") == 0
     assert store.finish(again, 0.2, 1.0)
     assert values(store)["w1", 0] == 0.2
 
@@ -210,6 +212,35 @@ def test_interrupted_it_lets_go_of_what_it_has(store: Ledger):
     with pytest.raises(KeyboardInterrupt):
         Driver(store, here, pack(Tiny, quick)).run()
     assert here.closed
+    assert {(task.state, task.attempts) for task in store.tasks()} == {("waiting", 0)}
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "SELECT id FROM tasks", "UPDATE tasks", "COMMIT"])
+def test_interrupted_while_it_leases_it_lets_go_all_the_same(store: Ledger, statement: str):
+    class Interrupted:
+        """The connection; Ctrl-C comes in the midst of the statement of the second lease, and is heard after it."""
+
+        def __init__(self, db):
+            self.db, self.seen = db, 0
+
+        def __getattr__(self, name):
+            return getattr(self.db, name)
+
+        def execute(self, text, *values):
+            cursor = self.db.execute(text, *values)
+            self.seen += text.startswith(statement)
+            if self.seen == 2:
+                self.seen += 1
+                raise KeyboardInterrupt
+            return cursor
+
+    class Leasing(Ledger):
+        def lease(self, owner, seconds):
+            self._db = self._db if isinstance(self._db, Interrupted) else Interrupted(self._db)
+            return super().lease(owner, seconds)
+
+    with closing(Leasing(store.path)) as ledger, pytest.raises(KeyboardInterrupt):
+        Driver(ledger, Here(), pack(Tiny, quick)).run()
     assert {(task.state, task.attempts) for task in store.tasks()} == {("waiting", 0)}
 
 
@@ -400,3 +431,33 @@ def test_a_worker_that_dies_is_an_outcome(tmp_path: Path, store: Ledger):
         Outcome(task=1, token=1, lost=True, error="its worker was killed by SIGKILL"),
     ]
     executor.close()
+
+
+@pytest.fixture
+def interruptible() -> None:
+    """Also where the tests run in the background of a shell, which makes them deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@posix
+@pytest.mark.usefixtures("interruptible")
+def test_control_c_while_a_worker_starts_is_the_driver_s_and_not_lost(store: Ledger, monkeypatch):
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        start(process)
+        for pid in (process.pid, os.getpid()):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    executor = LocalExecutor(1, ["cpu"])
+    job = Driver(store, executor, pack(Tiny, quick))._job(store.lease(new_owner(), 30))
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(job)
+    executor.submit(job)
+    assert [outcome.value for outcome in executor.wait(60)] == [9.0]
+    assert len(multiprocessing.active_children()) == 1
+    executor.close()
+    assert not multiprocessing.active_children()

@@ -46,8 +46,7 @@ class Driver:
                 self.notify()
         finally:
             self.executor.close()
-            for lease in self._leases.values():
-                self.ledger.release(lease)
+            self.ledger.release(self.owner)
             self._leases.clear()
 
     def run_once(self) -> bool:

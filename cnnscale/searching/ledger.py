@@ -128,13 +128,18 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing, and no other writer in between."""
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._roll_back()
             raise
-        self._db.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        """Ctrl-C can come between any two statements, also before the first and after the last of a transaction."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     # --- what the store is of ---------------------------------------------------------------------------------------
 
@@ -245,9 +250,17 @@ class Ledger:
         """Record that a task raised, with its traceback; False where the lease is over."""
         return self._end(lease, "state = 'failed', error = ?", error)
 
-    def release(self, lease: Lease) -> bool:
-        """Let a task go, to be done by whoever comes next; this attempt does not count."""
-        return self._end(lease, "state = 'waiting', attempts = attempts - 1")
+    def release(self, owner: str) -> int:
+        """Let all tasks go that an owner has, whether it knows of them or was interrupted as it leased them.
+
+        They wait for whoever comes next, and these attempts do not count; returns how many.
+        """
+        self._roll_back()
+        return self._update(
+            "UPDATE tasks SET state = 'waiting', attempts = attempts - 1, owner = NULL, deadline = NULL "
+            "WHERE owner = ? AND state = 'running'",
+            owner,
+        )
 
     def lose(self, lease: Lease, why: str, most: int) -> bool:
         """The process that worked on a task is gone: it waits again, or has failed after ``most`` attempts."""

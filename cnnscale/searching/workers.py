@@ -11,9 +11,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
@@ -74,11 +74,11 @@ class LocalExecutor:
         ours, theirs = context.Pipe()
         device = min(self._devices, key=lambda name: sum(worker.device == name for worker in self._workers))
         process = context.Process(target=_work, args=(theirs, device, threads_of(self._slots)), daemon=True)
-        with _ignoring_interrupts():
-            process.start()
-        theirs.close()
         worker = _Worker(process, ours, device)
-        self._workers.append(worker)
+        with _holding_interrupts():
+            process.start()
+            theirs.close()
+            self._workers.append(worker)
         return worker
 
     def wait(self, timeout_s: float) -> list[Outcome]:
@@ -128,16 +128,30 @@ def threads_of(workers: int) -> int:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """A process started meanwhile ignores Ctrl-C from its first moment on, not only when it has imported torch."""
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+def _holding_interrupts() -> Iterator[None]:
+    """Ctrl-C is heard afterwards, and by this process only.
+
+    A process that is started meanwhile inherits the mask: it is deaf from its first moment on, not only when it has
+    imported torch. Here another thread may be given the signal in spite of the mask, hence a handler that keeps it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # otherwise started with the process, and it would take the mask off
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    ours = callable(handler) and threading.current_thread() is threading.main_thread()  # no other may set handlers
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+        if came and callable(handler):
+            handler(came[0], None)
 
 
 def _cores() -> int:
@@ -157,12 +171,9 @@ def _work(pipe: Connection, device: str, threads: int) -> None:
     assert driver is not None
     threading.Thread(target=_end_with, args=(driver.sentinel,), daemon=True).start()
     torch.set_num_threads(threads)
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(run_job(job, device))
+    with suppress(EOFError, OSError):  # the driver is gone
+        while True:
+            pipe.send(run_job(pipe.recv(), device))
 
 
 def _end_with(sentinel: int) -> None:
