@@ -64,7 +64,8 @@ def test_what_the_package_imports_is_declared():
     """Third parties that are imported anywhere in the package are dependencies, or those of an extra for users."""
     extras = PROJECT["optional-dependencies"]
     lines = PROJECT["dependencies"] + [line for name in FOR_USERS for line in extras[name]]
-    declared = {Requirement(line).name for line in lines}
+    names = {"pillow": "PIL"}
+    declared = {names.get(name, name) for name in (Requirement(line).name for line in lines)}
     for path in modules():
         third_parties = {name.split(".")[0] for name in imports(parse(path))} - set(sys.stdlib_module_names)
         assert third_parties <= declared | {"cnnscale"}, path.name
