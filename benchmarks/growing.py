@@ -164,8 +164,8 @@ def report(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "# What growing preserves"
     yield ""
-    yield "Random weights, affine parameters and statistics. Errors are the largest difference of the outputs, relative to"
-    yield "the largest output. The ways: phi 1; width 1.5; depth 1.5; both. Norms: batch norms, none, or others."
+    yield "Random weights, affine parameters and statistics. Errors are the largest difference of the outputs, relative"
+    yield "to the largest output. The ways: phi 1; width 1.5; depth 1.5; both. Norms: batch norms, none, or others."
     yield ""
     yield "| networks | norms | way | exact | refused | largest error, fp64 | fp32 |"
     yield "|---|---|---|---|---|---|---|"
@@ -183,7 +183,8 @@ def report(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---|---|"
     for r in rows:
         if r["status"] != "exact":
-            yield f"| {r['net']} | {r['way']} | {r.get('why', 'not exact').removeprefix('PreserveError: ').partition('; pin the')[0]} |"
+            why = r.get("why", "not exact").removeprefix("PreserveError: ").partition("; pin the")[0]
+            yield f"| {r['net']} | {r['way']} | {why} |"
 
 
 def main() -> int:
