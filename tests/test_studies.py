@@ -21,7 +21,7 @@ from cnnscale.errors import ModelError
 from cnnscale.studies.cam import activation_maps
 from cnnscale.studies.paper import TABLE_3
 from cnnscale.studies.plots import save_study
-from cnnscale.studies.study import Point, StudyResult
+from cnnscale.studies.study import Point, StudyResult, Verdict
 from cnnscale.studies.variants import figure8
 
 NET = f"{search_jobs.__file__}:Tiny"
@@ -148,3 +148,14 @@ def test_maps_from_the_command_line(command: list[str], tmp_path):
     assert all(0.5 <= float(row["p"]) <= 1 for row in rows)
     next((folder / "weights").glob("*-0.pt")).unlink()
     assert "train again" in str(call("study", "cam", "--levels", "2", *command).output)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "margin", "told"),
+    [(0.1, 0.05, "ahead"), (-0.1, 0.05, "behind"), (0.04, 0.05, "tie"), (0.1, None, "unknown"), (0.0, None, "tie")],
+)
+def test_a_verdict_claims_no_more_than_the_seeds_show(ahead: float, margin: float | None, told: str):
+    verdict = Verdict(
+        line="own", level=2.0, other="depth", ahead=ahead, margin=margin, wins=1, seeds=3 if margin else 1
+    )
+    assert verdict.verdict == told

@@ -69,7 +69,10 @@ class Verdict:
     seeds: int
 
     @property
-    def verdict(self) -> Literal["ahead", "behind", "tie"]:
+    def verdict(self) -> Literal["ahead", "behind", "tie", "unknown"]:
+        """``unknown`` for a single seed, which says nothing of the noise."""
+        if self.margin is None and self.ahead:
+            return "unknown"
         if self.margin is not None and abs(self.ahead) <= self.margin:
             return "tie"
         return "ahead" if self.ahead > 0 else "behind" if self.ahead < 0 else "tie"
